@@ -49,24 +49,20 @@ def toolchain() -> Toolchain:
 
 
 def _load_nvrtc() -> tuple[tuple[int, int], str | None]:
-    from cuda import pathfinder
-
     try:
-        # CuPy 13 finds the wheel's library only when it is in the process already; CuPy 14 does the same by itself.
-        _prefer_loaded_or_cupys_nvrtc(pathfinder)
-        from cupy.cuda import nvrtc
+        try:
+            from cupy.cuda import nvrtc
 
-        version = nvrtc.getVersion()
-    except Exception as error:  # pathfinder, the dynamic linker and CuPy each have their own exception types
+            version = nvrtc.getVersion()
+        except RuntimeError:
+            # CuPy 13 does not look into wheels, but takes the library that the process has loaded.
+            from cuda import pathfinder
+
+            pathfinder.load_nvidia_dynamic_lib("nvrtc")
+            version = nvrtc.getVersion()
+    except Exception as error:  # pathfinder, the dynamic linker and CuPy each have exceptions of their own
         raise CompileError(f"NVRTC could not be loaded: {error}. {_install_line(None)}") from error
     return (int(version[0]), int(version[1])), _loaded_library(f"libnvrtc.so.{version[0]}")
-
-
-def _prefer_loaded_or_cupys_nvrtc(pathfinder: object) -> None:
-    try:
-        pathfinder.load_nvidia_dynamic_lib("nvrtc")  # type: ignore[attr-defined]
-    except Exception:
-        pass  # a toolkit in LD_LIBRARY_PATH may still serve CuPy, which is asked next
 
 
 def _loaded_library(soname: str) -> str | None:

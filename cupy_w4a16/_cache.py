@@ -1,0 +1,292 @@
+"""Compiled kernels on disk: what their key is made of, and how they are stored so that any reader sees a whole one.
+
+An entry is a folder `<unit>-<key>/` with the cubin (`<unit>-<key>.cubin`, since CuPy remembers modules by path), the
+CUDA text (`source.cu`), the compiler's log (`compile.log`) and `entry.json` (options, versions, the cubin's SHA-256).
+Files are written under another name and renamed, `entry.json` last: an entry without a matching checksum is a miss.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import _compiler, _paths
+from ._errors import CompileError
+
+SCHEMA = 1  # raise it when an entry's files change their meaning
+LOCK_TIMEOUT_S = 60.0  # several times the slowest unit; after that a holder counts as stuck, and is not waited for
+MAX_ENTRIES = 1000  # about 250 MB; beyond, the entries stored longest ago go first
+
+_log = logging.getLogger("cupy_w4a16")
+_KEY_DIGITS = 24
+_ENTRY_NAME = re.compile(rf"[\w.-]+-[0-9a-f]{{{_KEY_DIGITS}}}")
+# CUDA's own headers are many: those whose text ends up in our kernels are read, the rest goes by version.
+_CUDA_HEADERS = ("cuda_fp16.h", "cuda_fp16.hpp", "cuda_bf16.h", "cuda_bf16.hpp")
+
+
+class Unit(Protocol):
+    """One translation unit: its name and its CUDA text."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored unit, as `info` shows it."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    nvrtc_version: str
+    resources: tuple[_compiler.Resources, ...]
+
+
+def key(
+    source: str,
+    options: tuple[str, ...],
+    nvrtc_version: tuple[int, int],
+    header_digests: Mapping[str, str],
+    schema: int = SCHEMA,
+) -> str:
+    """Digest of everything that decides a cubin's bytes; places of include folders are not among it."""
+    parts = [schema, source, list(options), list(nvrtc_version), sorted(header_digests.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def unit_key(unit: Unit) -> str:
+    """The key of a unit with the headers and the compiler of this process."""
+    version = _compiler.toolchain().nvrtc_version
+    return key(unit.source, _compiler.BASE_OPTIONS, version, header_digests())
+
+
+@functools.cache
+def header_digests() -> Mapping[str, str]:
+    """Every header's name and digest: ours, CUTLASS's and those of CUDA; read once a process."""
+    tools = _compiler.toolchain()
+    digests = {
+        "CUDART_VERSION": ".".join(map(str, tools.cudart_version)),
+        "CCCL_VERSION": ".".join(map(str, tools.cccl_version)),
+    }
+    for label, folder in (("kernels_src", _paths.kernels_src()), ("cutlass", _paths.cutlass_include())):
+        for place, _, files in os.walk(folder):
+            for file in files:
+                path = Path(place, file)
+                digests[f"{label}/{path.relative_to(folder)}"] = _digest(path.read_bytes())
+    for file in _CUDA_HEADERS:
+        digests[file] = _digest((tools.cudart_include / file).read_bytes())
+    return digests
+
+
+def find(unit: Unit) -> Path | None:
+    """The stored cubin of a unit, checked; None on a miss."""
+    return _valid_cubin(_paths.cache_dir(), _stem(unit))
+
+
+def load_or_compile(unit: Unit) -> Path:
+    """The path of a unit's cubin, compiled first if the cache has none that is whole.
+
+    Processes and threads that want the same unit at once compile it once; where the cache folder can't be written,
+    a folder private to this process serves instead, with one warning. Raises CompileError.
+    """
+    stem = _stem(unit)
+    for folder in (_paths.cache_dir(), *_private_folders):
+        if cubin := _valid_cubin(folder, stem):
+            return cubin
+    with _locked(stem):
+        folder = _paths.cache_dir()
+        if cubin := _valid_cubin(folder, stem):  # somebody compiled it while we waited
+            return cubin
+        compiled = _compile(unit)
+        try:
+            cubin = _store(folder, stem, unit, compiled)
+        except OSError as error:
+            return _store(_private_folder(folder, error), stem, unit, compiled)
+        _prune(folder)
+        return cubin
+
+
+def clear_cache() -> int:
+    """Remove every compiled kernel from the cache folder and say how many units that were.
+
+    Nothing else in the folder is touched, and the kernels a process has loaded stay usable.
+
+    >>> import cupy_w4a16
+    >>> cupy_w4a16.clear_cache() >= 0
+    True
+    """
+    folder = _paths.cache_dir()
+    stored = _entry_folders(folder)
+    for entry in stored:
+        shutil.rmtree(entry, ignore_errors=True)
+    for own in ("locks", "failed"):
+        shutil.rmtree(folder / own, ignore_errors=True)
+    return len(stored)
+
+
+def entries() -> list[Entry]:
+    """Every whole entry of the cache folder, by name."""
+    found = []
+    for folder in sorted(_entry_folders(_paths.cache_dir())):
+        cubin = _valid_cubin(folder.parent, folder.name)
+        if cubin is None:
+            continue
+        with contextlib.suppress(OSError):  # another process may clear the cache under our feet
+            size, log = cubin.stat().st_size, (folder / "compile.log").read_text(errors="replace")
+            version = str(_read_record(folder).get("nvrtc_version"))
+            name = folder.name.rpartition("-")[0]
+            found.append(Entry(name, cubin, size, version, _compiler.parse_resources(log)))
+    return found
+
+
+def _stem(unit: Unit) -> str:
+    return f"{unit.name}-{unit_key(unit)}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / "entry.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _valid_cubin(cache: Path, stem: str) -> Path | None:
+    cubin = cache / stem / f"{stem}.cubin"
+    expected = _read_record(cubin.parent).get("sha256")
+    try:
+        return cubin if expected and _digest(cubin.read_bytes()) == expected else None
+    except OSError:
+        return None
+
+
+def _compile(unit: Unit) -> _compiler.Compiled:
+    try:
+        return _compiler.compile_source(unit.source, unit.name)
+    except CompileError as error:
+        kept = _keep_failed(unit)
+        raise CompileError(f"{error}\nIts source: {kept}", error.log, kept) from error
+
+
+def _keep_failed(unit: Unit) -> str | None:
+    for folder in (_paths.cache_dir() / "failed", Path(tempfile.gettempdir(), "cupy_w4a16-failed")):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / f"{unit.name}.cu", unit.source.encode())
+            return str(folder / f"{unit.name}.cu")
+    return None
+
+
+def _store(cache: Path, stem: str, unit: Unit, compiled: _compiler.Compiled) -> Path:
+    folder = cache / stem
+    folder.mkdir(parents=True, exist_ok=True)
+    tools = _compiler.toolchain()
+    record = {
+        "unit": unit.name,
+        "schema": SCHEMA,
+        "sha256": _digest(compiled.cubin),
+        "options": compiled.options,
+        "nvrtc_version": ".".join(map(str, tools.nvrtc_version)),
+        "nvrtc_path": tools.nvrtc_path,
+    }
+    cubin = folder / f"{stem}.cubin"
+    _write(folder / "source.cu", unit.source.encode())
+    _write(folder / "compile.log", compiled.log.encode())
+    _write(cubin, compiled.cubin)
+    _write(folder / "entry.json", json.dumps(record, indent=1).encode())
+    return cubin
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)  # mkstemp's 0600 would shut other users out of a shared cache
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(stem: str) -> Iterator[None]:
+    """Hold the key's file lock, or carry on without: a second compile is wasteful, not wrong."""
+    import filelock
+
+    folder = _paths.cache_dir() / "locks"
+    lock = filelock.FileLock(folder / f"{stem}.lock", timeout=LOCK_TIMEOUT_S)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(poll_interval=0.02)
+    except filelock.Timeout:
+        _log.warning("%s has been locked for %g s; compiling it without the lock", stem, LOCK_TIMEOUT_S)
+    except (OSError, NotImplementedError):
+        pass  # no locks on this file system, or no writable folder, which _store will report
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+_private_folders: list[Path] = []
+_private_guard = threading.Lock()
+
+
+def _private_folder(refused: Path, error: OSError) -> Path:
+    with _private_guard:
+        if not _private_folders:
+            _private_folders.append(Path(tempfile.mkdtemp(prefix="cupy_w4a16-")))
+            atexit.register(_remove_private, os.getpid())
+            message = (
+                f"the kernel cache {refused} can't be written ({error}): kernels are compiled again in every "
+                "process. Set CUPY_W4A16_CACHE_DIR to a writable folder."
+            )
+            _log.warning(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return _private_folders[0]
+
+
+def _remove_private(owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that exits must leave its parent's kernels alone
+        shutil.rmtree(_private_folders[0], ignore_errors=True)
+
+
+def _entry_folders(cache: Path) -> list[Path]:
+    try:
+        return [path for path in cache.iterdir() if _ENTRY_NAME.fullmatch(path.name) and path.is_dir()]
+    except OSError:
+        return []
+
+
+def _prune(cache: Path) -> None:
+    stored = _entry_folders(cache)
+    if len(stored) <= MAX_ENTRIES:
+        return
+    with contextlib.suppress(OSError):
+        stored.sort(key=lambda entry: entry.stat().st_mtime)
+        for entry in stored[: len(stored) - MAX_ENTRIES]:
+            shutil.rmtree(entry, ignore_errors=True)
+            (cache / "locks" / f"{entry.name}.lock").unlink(missing_ok=True)
