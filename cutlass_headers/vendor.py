@@ -3,8 +3,8 @@
     python cutlass_headers/vendor.py                 # from the pinned package, installed or downloaded
     python cutlass_headers/vendor.py --from FOLDER   # from a CUTLASS checkout, or the package unpacked
 
-A build does the same by itself (`build_hook.py`); the command serves a checkout that is used without installing.
-Needs the standard library only.
+A build does the same by itself (`build_hook.py`); the command serves a checkout that is used without
+installing. Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 PIN = HERE / "pin.json"
+KERNELS_SRC = HERE.parent / "kernels_src"
+LICENSE = "LICENSE.txt"
+VERSION = "VERSION"
 
-# The five files that declare `std::tuple_size` for NVRTC. CCCL 3.2 (CUDA 13.2) and later declare it too, with another
-# template head, and the second declaration is an error; every CCCL since CUDA 12.4 has the one that is needed.
+# The five files that declare `std::tuple_size` for NVRTC. From 3.2 on (CUDA 13.2) CCCL declares it too, with
+# another template head, which is an error. Every CCCL since CUDA 12.4 works without these declarations.
 TUPLE_SIZE_FILES = (
     "cute/container/array.hpp",
     "cute/container/array_subbyte.hpp",
@@ -54,34 +57,42 @@ class VendorError(RuntimeError):
 
 
 def read_pin() -> dict[str, Any]:
-    """Returns the pin: package, version, folders inside the package, and the digest of its headers and licence."""
+    """Returns the pin: package, version, places inside the package, digest of its headers and licence."""
     pin: dict[str, Any] = json.loads(PIN.read_text(encoding="utf-8"))
     return pin
+
+
+def header_names(include: Path) -> set[str]:
+    """Returns the headers below `include`, as relative paths; files on its top level are none."""
+    return {path.relative_to(include).as_posix() for path in include.glob("*/**/*") if path.is_file()}
 
 
 def tree_digest(include: Path, license_file: Path) -> str:
     """Returns one SHA-256 over every header's path and content, and the licence.
 
-    It covers the whole tree, not only the files we copy, so a new `#include` in `kernels_src/` needs no new pin.
+    It covers the whole tree, not only what we copy, so a new `#include` in `kernels_src/` needs no new pin.
     """
     digest = hashlib.sha256()
-    files = [(path.relative_to(include).as_posix(), path) for path in include.rglob("*") if path.is_file()]
-    for name, path in [*sorted(files), ("LICENSE", license_file)]:
+    for name, path in [
+        *((name, include / name) for name in sorted(header_names(include))),
+        ("LICENSE", license_file),
+    ]:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{content}  {name}\n".encode())
     return digest.hexdigest()
 
 
 def included_names(text: str) -> list[tuple[str, bool]]:
-    """Returns the `#include` lines of a file as (name, quoted), in order; `#include MACRO(...)` is none of ours."""
+    """Returns a file's `#include` lines as (name, quoted), in order, less those that name a macro."""
     return [(match[2], match[1] == '"') for match in _INCLUDE_LINE.finditer(text)]
 
 
 def closure(sources: Iterable[Path], include: Path) -> set[str]:
     """Returns the headers below `include` that the sources reach, as relative paths.
 
-    Conditions are not evaluated: a header under `#if` counts, so every branch finds its file. A name that is not below
-    `include` belongs to the CUDA toolkit or the compiler, unless it begins with `cute/` or `cutlass/`: that is an error.
+    Conditions are not evaluated: a header under `#if` counts, so every branch finds its file. A name that is
+    not below `include` belongs to the CUDA toolkit or the compiler; if it begins with `cute/` or `cutlass/`,
+    that is an error.
     """
     found: set[str] = set()
     queue = list(sources)
@@ -95,7 +106,7 @@ def closure(sources: Iterable[Path], include: Path) -> set[str]:
                 if relative not in found:
                     found.add(relative)
                     queue.append(target)
-            elif name.startswith(("cute/", "cutlass/")) and not target.is_file() and path.is_relative_to(HERE.parent):
+            elif name.startswith(("cute/", "cutlass/")):
                 raise VendorError(f"{path.name} includes <{name}>, which this CUTLASS does not have")
     return found
 
@@ -105,45 +116,68 @@ def without_tuple_size(name: str, text: str) -> str:
     if name not in TUPLE_SIZE_FILES:
         return text
     if text.count(TUPLE_SIZE_BLOCK) != 1:
-        raise VendorError(f"{name} has no `tuple_size` block as expected: see 'Moving to a newer CUTLASS' in README.md")
+        raise VendorError(
+            f"{name} has no `tuple_size` block as expected: see 'Moving to a newer CUTLASS' in README.md"
+        )
     return text.replace(TUPLE_SIZE_BLOCK, "")
 
 
-def vendor(package: Path, kernels_src: Path = HERE.parent / "kernels_src", target: Path = INCLUDE) -> int:
-    """Checks the package's headers against the pin, copies the closure to `target`, and returns the number of headers.
+def vendor(package: Path, kernels_src: Path = KERNELS_SRC, target: Path = INCLUDE) -> int:
+    """Checks the package's headers against the pin, copies the closure to `target`, returns their number.
 
-    `package` is a folder that holds `nvidia-cutlass` as installed or unpacked, or a CUTLASS checkout. The target is
-    replaced as a whole, so no header of an older closure stays behind.
+    `package` is a folder that holds `nvidia-cutlass` as installed or unpacked, or a CUTLASS checkout. The
+    target is replaced as a whole, so no header of an older closure stays behind.
     """
     pin = read_pin()
     include, license_file = locate(package, pin)
     digest = tree_digest(include, license_file)
     if digest != pin["sha256"]:
         raise VendorError(
-            f"the headers of {pin['package']} in {package} have SHA-256 {digest}, the pin says {pin['sha256']}: "
-            f"use version {pin['version']}, or see 'Moving to a newer CUTLASS' in cutlass_headers/README.md"
+            f"the headers in {package} have SHA-256 {digest}, the pin says {pin['sha256']}: use "
+            f"{pin['package']} {pin['version']}, or see 'Moving to a newer CUTLASS' in cutlass_headers/README.md"
         )
-    names = sorted(closure(sorted(kernels_src.glob("*.cuh")), include))
+    names = closure(kernels_src.glob("*.cuh"), include)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".include-") as temporary:
         fresh = Path(temporary) / "include"
         fresh.mkdir()
         for name in names:
             copy = fresh / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(without_tuple_size(name, (include / name).read_text(encoding="utf-8")), encoding="utf-8")
-        shutil.copyfile(license_file, fresh / "LICENSE.txt")
-        (fresh / "VERSION").write_text(f"{pin['package']} {pin['version']} sha256:{digest}\n", encoding="utf-8")
+            copy.write_text(
+                without_tuple_size(name, (include / name).read_text(encoding="utf-8")), encoding="utf-8"
+            )
+        shutil.copyfile(license_file, fresh / LICENSE)
+        (fresh / VERSION).write_text(version_text(pin, fresh), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     return len(names)
 
 
+def version_text(pin: dict[str, Any], target: Path) -> str:
+    """Returns the version file's text: where the headers come from, and their digest as they lie there."""
+    return (
+        f"{pin['package']} {pin['version']}\nsha256 of the package's headers: {pin['sha256']}\n"
+        f"sha256 of the headers here: {tree_digest(target, target / LICENSE)}\n"
+    )
+
+
+def is_current(kernels_src: Path = KERNELS_SRC, target: Path = INCLUDE) -> bool:
+    """Tells whether `target` holds what `vendor` would put there, going by its version file and digest."""
+    try:
+        unchanged = version_text(read_pin(), target) == (target / VERSION).read_text(encoding="utf-8")
+        return unchanged and closure(kernels_src.glob("*.cuh"), target) == header_names(target)
+    except (FileNotFoundError, VendorError):
+        return False
+
+
 def locate(package: Path, pin: dict[str, Any]) -> tuple[Path, Path]:
-    """Returns the folder of headers and the licence file, in the package's layout or in a CUTLASS checkout's."""
+    """Returns the folder of headers and the licence file, in the package's layout or a CUTLASS checkout's."""
     for include, license_file in ((pin["include"], pin["license"]), ("include", "LICENSE.txt")):
         if (package / include / "cutlass").is_dir() and (package / license_file).is_file():
             return package / include, package / license_file
-    raise VendorError(f"{package} holds no CUTLASS headers with their licence: give the folder that has {pin['include']}")
+    raise VendorError(
+        f"{package} holds no CUTLASS headers with their licence: it should have {pin['include']}"
+    )
 
 
 def installed_package(pin: dict[str, Any]) -> Path | None:
@@ -168,8 +202,12 @@ def download_package(pin: dict[str, Any], folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Copy the CUTLASS headers that kernels_src/ includes.")
-    parser.add_argument("--from", dest="package", type=Path, metavar="FOLDER", help="nvidia-cutlass unpacked, or a checkout")
-    parser.add_argument("--digest", action="store_true", help="only print the digest of FOLDER's headers, for pin.json")
+    parser.add_argument(
+        "--from", dest="package", type=Path, metavar="FOLDER", help="nvidia-cutlass unpacked, or a checkout"
+    )
+    parser.add_argument(
+        "--digest", action="store_true", help="only print the digest of FOLDER's headers, for pin.json"
+    )
     arguments = parser.parse_args()
     pin = read_pin()
     try:
