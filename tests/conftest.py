@@ -1,0 +1,34 @@
+"""Decides which marked tests run: `gpu` on a Hopper GPU, `slow` when asked for."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run it with -m slow"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):  # asked here, so that a run without such tests never initialises CUDA
+        reason = why_no_hopper()
+        if reason:
+            pytest.skip(f"needs a Hopper GPU: {reason}")
+
+
+@functools.cache
+def why_no_hopper() -> str:
+    """Return why the current GPU can't run the kernels, or "" when it can."""
+    try:
+        import cupy
+
+        capability = cupy.cuda.Device().compute_capability
+    except Exception as error:  # no CuPy, no driver, no device, an old driver: each has an error of its own
+        return f"{type(error).__name__}: {error}"
+    return "" if capability == "90" else f"this GPU has compute capability {capability}, not 90"
