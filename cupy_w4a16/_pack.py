@@ -1,14 +1,15 @@
 """The packed layout of 4-bit weights: the one definition that the kernels, ``gemm`` and the tests share.
 
 A weight matrix of k rows (the reduction) and n columns (the output features) holds codes 0..15. Packed, it is
-``b_packed``: int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``. Block (i, j) is 4096 contiguous bytes with
-columns 64i..64i+63 and k 128j..128j+127, so ``b_packed[i0:i1]`` cuts columns, ``b_packed[:, j0:j1]`` cuts k, and one
-bulk copy brings a block. Past the ends of n and k stands code 8, the zero of symmetric weights.
+``b_packed``: int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``. Block (i, j) is 4096 contiguous
+bytes with columns 64i..64i+63 and k 128j..128j+127, so ``b_packed[i0:i1]`` cuts columns,
+``b_packed[:, j0:j1]`` cuts k, and one bulk copy brings a block. Past the ends of n and k stands code 8, the
+zero of symmetric weights.
 
-**Words in a block.** A block is 4 tiles of 16 columns x 2 halves of 64 k x 4 steps of 16 k. One word holds what one
-lane of a warp needs for one (tile, half, step): its part of the A fragment of ``wgmma`` m64k16 with A from registers,
-which is that of ``mma.sync`` m16n8k16 too. Lane 4g + c (g 0..7, c 0..3) of (tile, half) finds its four steps in four
-neighbouring words, one 16-byte load; a warp reads 512 contiguous bytes::
+**Words in a block.** A block is 4 tiles of 16 columns x 2 halves of 64 k x 4 steps of 16 k. One word holds
+what one lane of a warp needs for one (tile, half, step): its part of the A fragment of ``wgmma`` m64k16 with
+A from registers, which is that of ``mma.sync`` m16n8k16 too. Lane 4g + c (g 0..7, c 0..3) of (tile, half)
+finds its four steps in four neighbouring words, one 16-byte load; a warp reads 512 contiguous bytes::
 
     word x = ((tile * 2 + half) * 32 + 4 * g + c) * 4 + step
 
@@ -17,10 +18,10 @@ neighbouring words, one 16-byte load; a warp reads 512 contiguous bytes::
     half    | lane 0 | lane 1 | ... | lane 31 |                              128 words
     lane    | step 0 | step 1 | step 2 | step 3 |                              4 words = 16 bytes
 
-**Codes in a word.** The fragment has 16 rows; here row r is column 2 * (r % 8) + r // 8 of the tile, so that the
-rows g and g + 8 of a lane are the *neighbouring* columns 2g and 2g + 1: one 4-byte load brings both scales, and
-results pair up for stores. With ``col = 64i + 16 tile + 2g`` and ``k0 = 128j + 64 half + 16 step + 2c`` the
-fragment's four registers, two k each, are::
+**Codes in a word.** The fragment has 16 rows; here row r is column 2 * (r % 8) + r // 8 of the tile, so that
+the rows g and g + 8 of a lane are the *neighbouring* columns 2g and 2g + 1: one 4-byte load brings both
+scales, and results pair up for stores. The fragment's four registers, two k each, are, with
+``col = 64i + 16 tile + 2g`` and ``k0 = 128j + 64 half + 16 step + 2c``::
 
                  even k            odd k
     a0      (k0,     col    ) (k0 + 1, col    )
@@ -33,9 +34,10 @@ fragment's four registers, two k each, are::
 
 that is, eight plain nibbles a0..a3 even, a0..a3 odd from bit 0 up, rotated left by 2.
 
-Why rotated: ``w & 0x003C003C`` and ``w & 0x03C003C0``, on w and on w rotated right by 8, leave every code at bits
-2..5 or 6..9 of its 16-bit half, even k below odd k, ready for a register of two halves. There a code is at once the
-mantissa of a float16 (or with 0x6400 on top 1024 + 4 q) and a denormal with headroom for a normalised scale.
+Why rotated: ``w & 0x003C003C`` and ``w & 0x03C003C0``, on w and on w rotated right by 8, leave every code at
+bits 2..5 or 6..9 of its 16-bit half, even k below odd k, ready for a register of two halves. There a code is
+at once the mantissa of a float16 (or with 0x6400 on top 1024 + 4 q) and a denormal with headroom for a
+normalised scale.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from typing import Any
 
 import numpy as np
 
-from ._dtypes import xp_of
+from ._arrays import as_arrays
 
 #: Changes whenever a ``b_packed`` saved by an older version would be read wrongly.
 PACKED_LAYOUT_VERSION = 1
@@ -57,8 +59,8 @@ BLOCK_K = 128
 BLOCK_WORDS = 1024
 PAD_CODE = 8
 
-# Codes handled at once: bounds the temporary memory (about 4 bytes a code on top of argument and result). The GPU
-# takes long strips, so that kernel launches stay few; a CPU short ones, that stay in its cache.
+# Codes handled at once: bounds the temporary memory (about 4 bytes a code on top of argument and result). The
+# GPU takes long strips, so that kernel launches stay few; a CPU short ones, that stay in its cache.
 _STRIP_CODES = {"numpy": 1 << 20, "cupy": 1 << 26}
 
 
@@ -66,15 +68,15 @@ def pack(q: Any) -> Any:
     """Codes 0..15 in natural order, packed into the layout the kernels read.
 
     Args:
-        q: ``(k, n)`` integers 0..15, any integer dtype (uint8 is fastest), any strides, NumPy or CuPy. k is the
-            reduction, n the output features; weights kept as ``(n, k)`` are passed as ``w.T``.
+        q: ``(k, n)`` integers 0..15, any integer dtype (uint8 is fastest), any strides, NumPy or CuPy. k is
+            the reduction, n the output features; codes kept as ``(n, k)`` are passed as ``q.T``.
 
     Returns:
-        ``b_packed``, int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``; padded with code 8. The module
-        ``cupy_w4a16._pack`` describes the order of words and bits.
+        ``b_packed``, int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``; padded with code 8. The
+        module ``cupy_w4a16._pack`` describes the order of words and bits.
 
     Raises:
-        TypeError: ``q`` is no NumPy or CuPy array, or not of integers.
+        TypeError: ``q`` is no NumPy or GPU array, or not of integers.
         ValueError: ``q`` does not have two dimensions, or a code lies outside 0..15.
 
     Example:
@@ -87,7 +89,7 @@ def pack(q: Any) -> Any:
         >>> np.array_equal(unpack(b_packed, 200, 3), q)
         True
     """
-    xp = xp_of(q, "q")
+    xp, (q,) = as_arrays({"q": q})
     if q.dtype.kind not in "iu":
         raise TypeError(f"q has dtype {q.dtype}; codes are integers 0..15: pass q.astype('uint8')")
     if q.ndim != 2:
@@ -118,7 +120,7 @@ def unpack(b_packed: Any, k: int, n: int) -> Any:
         ``q``, uint8 codes 0..15, C-contiguous ``(k, n)``.
 
     Raises:
-        TypeError: ``b_packed`` is no NumPy or CuPy array, or not int32.
+        TypeError: ``b_packed`` is no NumPy or GPU array, or not int32.
         ValueError: its shape is not that of a packed ``(k, n)`` matrix.
 
     Example:
@@ -127,9 +129,11 @@ def unpack(b_packed: Any, k: int, n: int) -> Any:
         >>> unpack(pack(np.full((2, 3), 7, np.uint8)), 2, 3).tolist()
         [[7, 7, 7], [7, 7, 7]]
     """
-    xp = xp_of(b_packed, "b_packed")
+    xp, (b_packed,) = as_arrays({"b_packed": b_packed})
     if b_packed.dtype != np.int32:
-        raise TypeError(f"b_packed has dtype {b_packed.dtype}; int32 is needed: pass what pack() or quantize() returned")
+        raise TypeError(
+            f"b_packed has dtype {b_packed.dtype}; int32 is needed: pass what pack() or quantize() returned"
+        )
     k, n = int(k), int(n)
     expected = (-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS)
     if k < 0 or n < 0 or b_packed.shape != expected:
@@ -162,9 +166,9 @@ def _check_codes(codes: Any) -> None:
         )
 
 
-# The axes of k in a strip of codes are (block, half, step, upper, c, odd), those of n (block, tile, g, right):
-# k = 128 block + 64 half + 16 step + 8 upper + 2 c + odd, column = 64 block + 16 tile + 2 g + right. Register a_i has
-# i = 2 upper + right.
+# The axes of k in a strip of codes are (block, half, step, upper, c, odd), those of n (block, tile, g,
+# right): k = 128 block + 64 half + 16 step + 8 upper + 2 c + odd, column = 64 block + 16 tile + 2 g + right.
+# Register a_i has i = 2 upper + right.
 def _nibbles() -> Iterator[tuple[int, int, int, int]]:
     """(odd, upper, right, its lowest bit in a word before the rotation) of a word's eight codes."""
     for odd, upper, right in product((0, 1), repeat=3):
