@@ -1,0 +1,148 @@
+"""From a configuration to CUDA text: one include, one struct of constants a kernel, one instantiation.
+
+The only place that knows what `kernels_src/gemm.cuh` asks of a `Config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from ._config import (
+    NAMED_CONFIGS,
+    WARPGROUPS,
+    GemmConfig,
+    GemmProblem,
+    accumulator_registers,
+    resolved_stages,
+    smem_bytes,
+)
+
+_TYPES = {
+    None: "NoZeros",
+    "float16": "Half",
+    "bfloat16": "Bfloat16",
+    "float32": "Float",
+    "uint8": "Uint8",
+    "int8": "Uint8",  # zeros lie between 0 and 16: the same bits
+    "int32": "Int32",
+}
+_ACTIVATIONS = {None: "kNone", "gelu": "kGelu", "gelu_tanh": "kGeluTanh", "silu": "kSilu", "relu": "kRelu"}
+_SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "uint8": "u8", "int32": "i32"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One translation unit: what NVRTC compiles at once, and the kernels it defines."""
+
+    name: str
+    source: str
+    kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instantiation: a configuration and all that changes the machine code."""
+
+    config: GemmConfig
+    group_size: int  # 32, 64 or 128: larger groups differ at run time only
+    dtype: str
+    zeros: str | None
+    out_dtype: str
+    activation: str | None = None
+
+    @property
+    def problem(self) -> GemmProblem:
+        """A problem of this kernel's kind, for what depends on the kind alone."""
+        return GemmProblem(1, 1, 1, self.group_size, self.dtype, self.zeros, self.out_dtype)
+
+    @cached_property
+    def name(self) -> str:
+        """The `extern "C"` name."""
+        parts = [self.config.name, _SHORT[self.dtype], f"g{self.group_size}"]
+        if self.zeros:
+            parts.append(f"z{_SHORT[self.zeros]}")
+        if self.out_dtype != self.dtype:
+            parts.append(f"o{_SHORT[self.out_dtype]}")
+        if self.activation:
+            parts.append(self.activation)
+        name = "_".join(parts)
+        return name if name.startswith("w4a16") else f"w4a16_{name}"
+
+    @cached_property
+    def stages(self) -> int:
+        return resolved_stages(self.config, self.problem)
+
+    @cached_property
+    def smem_bytes(self) -> int:
+        return smem_bytes(self.config, self.problem, self.stages)
+
+    @property
+    def threads(self) -> int:
+        return (WARPGROUPS + 1) * 128
+
+    @cached_property
+    def text(self) -> str:
+        """The struct of constants and the instantiation."""
+        config = self.config
+        # The register file holds 504 for a thread of each warpgroup: what the producer gives up, consumers take.
+        consumer, producer = (240, 24) if accumulator_registers(config) > 160 else (232, 40)
+        return f"""
+struct {self.name}_config {{
+  using Element = w4a16::{_TYPES[self.dtype]};
+  using Zero = w4a16::{_TYPES[self.zeros]};
+  using Out = w4a16::{_TYPES[self.out_dtype]};
+  static constexpr int kGroupSize = {self.group_size};
+  static constexpr int kTileN = {config.tile_n};
+  static constexpr int kTileM = {config.tile_m};
+  static constexpr int kClusterN = {config.cluster_n};
+  static constexpr int kClusterM = {config.cluster_m};
+  static constexpr int kStages = {self.stages};
+  static constexpr bool kPingpong = {str(config.schedule == "pingpong").lower()};
+  static constexpr w4a16::Activation kActivation = w4a16::Activation::{_ACTIVATIONS[self.activation]};
+  static constexpr int kStoreTokens = {config.store_tokens};
+  static constexpr int kStoreBuffers = {config.store_buffers};
+  static constexpr int kConsumerRegisters = {consumer};
+  static constexpr int kProducerRegisters = {producer};
+  static constexpr int kSmemBytes = {self.smem_bytes};
+}};
+W4A16_GEMM({self.name}, {self.name}_config)
+"""
+
+
+def kernel_for(config: GemmConfig, problem: GemmProblem, activation: str | None = None) -> Kernel:
+    """The kernel that runs `problem` with `config`."""
+    group_size = problem.group_size if problem.group_size in (32, 64) else 128
+    zeros = "uint8" if problem.zeros == "int8" else problem.zeros
+    return Kernel(config, group_size, problem.dtype, zeros, problem.out_dtype, activation)
+
+
+def unit_of(kernels: Iterable[Kernel], name: str | None = None) -> Unit:
+    """The translation unit that defines `kernels`."""
+    kernels = tuple(kernels)
+    source = '#include "gemm.cuh"\n' + "".join(kernel.text for kernel in kernels)
+    return Unit(name or kernels[0].name, source, tuple(kernel.name for kernel in kernels))
+
+
+@cache
+def default_units() -> tuple[Unit, ...]:
+    """What import compiles: the two named configurations, float16, symmetric, groups of 128 and 64; four kernels."""
+    return tuple(
+        unit_of([Kernel(config, group, "float16", None, "float16") for group in (128, 64)], name)
+        for name, config in NAMED_CONFIGS.items()
+    )
+
+
+@cache
+def unit_for(kernel: Kernel) -> Unit:
+    """The unit to load `kernel` from: a default one where it is there already, else one of its own."""
+    for unit in default_units():
+        if kernel.name in unit.kernels:
+            return unit
+    return unit_of([kernel])
+
+
+def units(default: bool = True) -> list[Unit]:
+    """The units of the default set."""
+    return list(default_units())

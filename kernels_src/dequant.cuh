@@ -1,0 +1,129 @@
+// Four-bit codes to fragments: one packed word holds the eight weights of one thread's wgmma A fragment.
+//
+// The word is rotated left by two (cupy_w4a16/_pack.py draws it), so that under two masks, on the word and on the
+// word rotated right by eight, every code lies in the mantissa of a 16-bit float:
+//
+//   bits 2-5  ->  a0 (a2 after the rotation), columns 2g        as float16 magic 0x6400: 1024 +  4 q
+//   bits 6-9  ->  a1 (a3 after the rotation), columns 2g + 1                             1024 + 64 q
+//
+// One fma takes the magic and the zero point away (exact), one multiplication by the scale rounds once: the result
+// is float32's (q - zero) * scale rounded to the element type, bit for bit. bfloat16 has seven mantissa bits, so only
+// bits 2-5 fit (0x4300: 128 + 4 q) and the word is rotated by four between registers.
+#pragma once
+
+#include "numeric.cuh"
+#include "ptx.cuh"
+
+namespace w4a16 {
+
+// What turns the codes of one group and two neighbouring columns (2g, 2g + 1) into weights.
+template <class Element, class Zero>
+struct GroupScale {
+  uint32_t scale;       // a pair: column 2g in the low half
+  uint32_t minus_zero[2];  // pairs of addends, one per column; see load()
+  uint32_t zero_low[2];    // float zeros wider than Element: what their rounding left over
+};
+
+namespace detail {
+
+inline constexpr uint32_t kHalfMagic = 0x64006400;      // 1024 | mantissa
+inline constexpr uint32_t kBfloat16Magic = 0x43004300;  // 128 | mantissa
+inline constexpr uint32_t kMaskLow = 0x003C003C;
+inline constexpr uint32_t kMaskHigh = 0x03C003C0;
+inline constexpr uint32_t kHalfQuarter = 0x34003400;       // 1/4
+inline constexpr uint32_t kHalfSixtyFourth = 0x24002400;   // 1/64
+inline constexpr uint32_t kBfloat16Quarter = 0x3E803E80;   // 1/4
+inline constexpr uint32_t kHalfMinus256 = 0xDC00DC00;
+inline constexpr uint32_t kHalfMinus16 = 0xCC00CC00;
+inline constexpr uint32_t kBfloat16Minus32 = 0xC200C200;
+
+template <class Zero>
+__device__ __forceinline__ float zero_value(typename Zero::Storage bits) {
+  if constexpr (kIsIntegerZero<Zero>) {
+    return float(bits);
+  } else {
+    return Zero::to_float(bits);
+  }
+}
+
+}  // namespace detail
+
+// Reads the scales and zeros of columns 2g and 2g + 1; `scales` and `zeros` point at column 2g in shared memory.
+template <class Element, class Zero>
+__device__ __forceinline__ GroupScale<Element, Zero> load_group_scale(const uint16_t* scales,
+                                                                      const typename Zero::Storage* zeros) {
+  GroupScale<Element, Zero> group;
+  group.scale = *reinterpret_cast<const uint32_t*>(scales);
+  // The magic leaves base + q behind; base differs between the registers of the two columns in float16.
+  constexpr float kBase[2] = {Element::kIsHalf ? 256.0f : 32.0f, Element::kIsHalf ? 16.0f : 32.0f};
+  if constexpr (kSame<Zero, NoZeros>) {
+#pragma unroll
+    for (int column = 0; column < 2; ++column) {
+      float addend = -(kBase[column] + 8.0f);
+      group.minus_zero[column] = Element::pack(addend, addend);
+    }
+  } else if constexpr (kIsIntegerZero<Zero>) {
+#pragma unroll
+    for (int column = 0; column < 2; ++column) {
+      float addend = -(kBase[column] + detail::zero_value<Zero>(zeros[column]));
+      group.minus_zero[column] = Element::pack(addend, addend);
+    }
+  } else {
+    // Float zeros: high part and rest in the element type, subtracted one after the other from the exact code.
+#pragma unroll
+    for (int column = 0; column < 2; ++column) {
+      float zero = detail::zero_value<Zero>(zeros[column]);
+      group.minus_zero[column] = Element::pack(zero, zero);
+      float rest = zero - Element::to_float(uint16_t(group.minus_zero[column]));
+      group.zero_low[column] = Element::pack(rest, rest);
+    }
+  }
+  return group;
+}
+
+// One magic-numbered pair of codes to a pair of weights of column 2g + kColumn.
+template <class Element, class Zero, int kColumn>
+__device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<Element, Zero>& group) {
+  uint32_t scale = kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale);
+  uint32_t factor, base;
+  if constexpr (Element::kIsHalf) {
+    factor = kColumn == 0 ? detail::kHalfQuarter : detail::kHalfSixtyFourth;
+    base = kColumn == 0 ? detail::kHalfMinus256 : detail::kHalfMinus16;
+  } else {
+    factor = detail::kBfloat16Quarter;
+    base = detail::kBfloat16Minus32;
+  }
+  uint32_t centred;
+  if constexpr (kSame<Zero, NoZeros> || kIsIntegerZero<Zero>) {
+    centred = Element::fma2(magic, factor, group.minus_zero[kColumn]);
+  } else {
+    centred = Element::sub2(Element::fma2(magic, factor, base), group.minus_zero[kColumn]);
+    if constexpr (!kSame<Zero, Element>) centred = Element::sub2(centred, group.zero_low[kColumn]);
+  }
+  return Element::mul2(centred, scale);
+}
+
+// The A fragment of one k16 step.
+template <class Element, class Zero>
+__device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Element, Zero>& group,
+                                           uint32_t (&fragment)[4]) {
+  using detail::kMaskHigh;
+  using detail::kMaskLow;
+  if constexpr (Element::kIsHalf) {
+    uint32_t rotated = rotate_right(word, 8);
+    fragment[0] = to_weights<Element, Zero, 0>(and_or(word, kMaskLow, detail::kHalfMagic), group);
+    fragment[1] = to_weights<Element, Zero, 1>(and_or(word, kMaskHigh, detail::kHalfMagic), group);
+    fragment[2] = to_weights<Element, Zero, 0>(and_or(rotated, kMaskLow, detail::kHalfMagic), group);
+    fragment[3] = to_weights<Element, Zero, 1>(and_or(rotated, kMaskHigh, detail::kHalfMagic), group);
+  } else {
+    fragment[0] = to_weights<Element, Zero, 0>(and_or(word, kMaskLow, detail::kBfloat16Magic), group);
+    fragment[1] = to_weights<Element, Zero, 1>(
+        and_or(rotate_right(word, 4), kMaskLow, detail::kBfloat16Magic), group);
+    fragment[2] = to_weights<Element, Zero, 0>(
+        and_or(rotate_right(word, 8), kMaskLow, detail::kBfloat16Magic), group);
+    fragment[3] = to_weights<Element, Zero, 1>(
+        and_or(rotate_right(word, 12), kMaskLow, detail::kBfloat16Magic), group);
+  }
+}
+
+}  // namespace w4a16

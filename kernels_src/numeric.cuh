@@ -1,0 +1,96 @@
+// The two 16-bit element types as raw 32-bit pairs: arithmetic, conversions, and the numbers dequantisation needs.
+//
+// Pairs stay `uint32_t` everywhere, so no value takes a detour through a class and `cuda_fp16.h` is not compiled.
+#pragma once
+
+#include <cuda/std/cstdint>
+
+namespace w4a16 {
+
+struct Half {
+  using Storage = uint16_t;
+  static constexpr bool kIsHalf = true;
+
+  static __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
+  static __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+  }
+  static __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+  }
+  static __device__ __forceinline__ float to_float(uint16_t bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+  }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+  }
+};
+
+struct Bfloat16 {
+  using Storage = uint16_t;
+  static constexpr bool kIsHalf = false;
+
+  static __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
+  static __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+  }
+  static __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+  }
+  static __device__ __forceinline__ float to_float(uint16_t bits) {
+    return __uint_as_float(uint32_t(bits) << 16);
+  }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+  }
+};
+
+struct Float {
+  using Storage = float;
+  static __device__ __forceinline__ float to_float(float value) { return value; }
+};
+
+// Zero points as integers 0..16 in memory.
+struct Uint8 {
+  using Storage = uint8_t;
+};
+struct Int32 {
+  using Storage = int32_t;
+};
+
+// No zero points: symmetric weights, zero = 8.
+struct NoZeros {
+  using Storage = uint8_t;
+};
+
+template <class T, class U>
+inline constexpr bool kSame = false;
+template <class T>
+inline constexpr bool kSame<T, T> = true;
+
+template <class Zero>
+inline constexpr bool kIsIntegerZero = kSame<Zero, Uint8> || kSame<Zero, Int32>;
+
+}  // namespace w4a16

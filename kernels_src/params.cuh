@@ -1,0 +1,125 @@
+// What a launch passes in, what a CTA keeps in shared memory, and who arrives at which barrier.
+#pragma once
+
+#include <cuda/std/cstdint>
+
+#include "cutlass/arch/barrier.h"
+#include "numeric.cuh"
+
+namespace w4a16 {
+
+inline constexpr int kBlockN = 64;            // columns of one packed block: one wgmma's m64
+inline constexpr int kBlockK = 128;           // k of one packed block, and of one pipeline stage
+inline constexpr int kBlockBytes = 4096;      // its codes
+inline constexpr int kSwizzleBytes = 128;     // one row of a 128-byte swizzled shared-memory tile
+inline constexpr int kWarpgroupThreads = 128;
+inline constexpr int kWarpgroupWarps = 4;
+
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+
+// Plain data, filled by cupy_w4a16/_launch.py; the field order is the same there.
+struct alignas(64) Params {
+  TensorMap a_map;          // (m, k), k fastest; box: kTileM / cluster_n tokens x 64 k, 128-byte swizzle
+  TensorMap out_map;        // (m, n), n fastest; box: kStoreTokens tokens x 128 bytes, 128-byte swizzle
+  const uint8_t* b_packed;  // (ceil(n / 64), ceil(k / 128)) blocks
+  const void* scales;       // (num_groups, n)
+  const void* zeros;        // (num_groups, n)
+  const void* bias;         // (n) or null
+  void* out;                // (m, n)
+  int64_t b_row_bytes;      // from one row of blocks to the next
+  int64_t scales_stride;    // elements from one group to the next
+  int64_t zeros_stride;
+  int64_t out_stride;       // elements from one token to the next
+  int32_t m;
+  int32_t n;
+  int32_t k;
+  int32_t num_groups;
+  int32_t group_shift;      // group of k: k >> group_shift, for groups of 128 and more
+  float alpha;
+  int32_t bulk_groups;      // scales and zeros are aligned for bulk copies
+  int32_t tma_store;        // out is aligned for TMA stores
+};
+
+// Groups of scales that one stage brings, and the k each covers inside the stage.
+template <class Config>
+inline constexpr int kStageGroups = Config::kGroupSize < kBlockK ? kBlockK / Config::kGroupSize : 1;
+
+template <class Config>
+inline constexpr bool kHasZeros = !kSame<typename Config::Zero, NoZeros>;
+
+template <class Config>
+inline constexpr int kConsumerWarpgroups = 2;
+
+// m64 blocks of weights that one consumer warpgroup multiplies.
+template <class Config>
+inline constexpr int kWarpgroupBlocks =
+    Config::kPingpong ? Config::kTileN / kBlockN : Config::kTileN / kBlockN / kConsumerWarpgroups<Config>;
+
+template <class Config>
+inline constexpr int kThreads = (kConsumerWarpgroups<Config> + 1) * kWarpgroupThreads;
+
+template <class Config>
+inline constexpr int kClusterSize = Config::kClusterN * Config::kClusterM;
+
+// Bytes of one staged slab: kStoreTokens rows of 128 bytes.
+template <class Config>
+inline constexpr int kSlabBytes = Config::kStoreTokens * kSwizzleBytes;
+
+// 128-byte slabs that the 64 columns of a block fill: one for 16-bit results, two for float32.
+template <class Config>
+inline constexpr int kBlockSlabs = kBlockN * int(sizeof(typename Config::Out::Storage)) / kSwizzleBytes;
+
+template <class Config>
+struct SharedStorage {
+  using Scale = typename Config::Element::Storage;
+  using Zero = typename Config::Zero::Storage;
+  static constexpr int kBlocks = Config::kTileN / kBlockN;
+  static constexpr int kGroups = kStageGroups<Config>;
+
+  // Activations, [half of k][token][64 k], 128-byte swizzle: the B operand of wgmma.
+  alignas(1024) uint8_t activations[Config::kStages][2][Config::kTileM * kSwizzleBytes];
+  // Results on their way out, [warpgroup][buffer][slab][token][128 bytes], 128-byte swizzle.
+  alignas(1024) uint8_t results[kConsumerWarpgroups<Config>][Config::kStoreBuffers][kBlockSlabs<Config>]
+                               [kSlabBytes<Config>];
+  // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
+  alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
+  // Scales and zeros, [group][column].
+  alignas(128) Scale scales[Config::kStages][kGroups][Config::kTileN];
+  alignas(128) Zero zeros[kHasZeros<Config> ? Config::kStages : 1][kHasZeros<Config> ? kGroups : 1]
+                         [kHasZeros<Config> ? Config::kTileN : 16];
+  // full: the producer's copies have landed. empty: every consumer warp that reads the stage has let it go.
+  alignas(8) uint64_t full[Config::kStages];
+  alignas(8) uint64_t empty[Config::kStages];
+};
+
+// Named barriers of the CTA; 0 is __syncthreads.
+enum class NamedBarrier : uint32_t {
+  kFirstWarpgroup = 1,  // + warpgroup: the consumers of one warpgroup, around the staging of results
+};
+
+// Position in the ring of stages.
+template <int kStages>
+struct PipelineState {
+  uint32_t stage_idx = 0;
+  uint32_t phase = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage_idx == kStages) {
+      stage_idx = 0;
+      phase ^= 1;
+    }
+  }
+  __device__ __forceinline__ void advance(uint32_t count) {
+    uint32_t target = stage_idx + count;
+    phase ^= (target / kStages) & 1;
+    stage_idx = target % kStages;
+  }
+};
+
+using Barrier = cutlass::arch::ClusterTransactionBarrier;
+
+__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+}  // namespace w4a16

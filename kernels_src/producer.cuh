@@ -1,0 +1,164 @@
+// The producer warpgroup: fills the ring of stages from global memory.
+//
+// One thread of its first warp issues everything that the copy engine can bring: codes (one bulk copy a block),
+// activations (two TMA boxes of 64 k) and, where their rows are aligned, scales and zeros. Where they are not
+// (n not a multiple of 8, say), the second warp copies them element by element.
+#pragma once
+
+#include "params.cuh"
+#include "ptx.cuh"
+#include "scheduler.cuh"
+
+namespace w4a16 {
+
+template <class Config>
+struct Producer {
+  using Storage = SharedStorage<Config>;
+  using Scale = typename Storage::Scale;
+  using Zero = typename Storage::Zero;
+  static constexpr int kBlocks = Storage::kBlocks;
+  static constexpr int kGroups = kStageGroups<Config>;
+  static constexpr uint32_t kActivationBytes = Config::kTileM * kBlockK * 2;
+
+  const Params& params;
+  Storage& smem;
+
+  // Row of `scales` for group `group` of the stage at k block `k_block`. Groups past the end belong to padding,
+  // whose activations are zero: any finite scale serves, and the last row's is one the user vouched for.
+  __device__ __forceinline__ int group_row(int k_block, int group) const {
+    int row = Config::kGroupSize < kBlockK ? k_block * kGroups + group
+                                           : int((int64_t(k_block) * kBlockK) >> params.group_shift);
+    return min(row, params.num_groups - 1);
+  }
+
+  // Columns of the tile that exist.
+  __device__ __forceinline__ int columns(const Tile& tile) const {
+    return max(0, min(Config::kTileN, params.n - tile.n));
+  }
+
+  __device__ __forceinline__ void run_copy_engine() {
+    PipelineState<Config::kStages> state;
+    const int k_blocks = ceil_div(params.k, kBlockK);
+    for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
+      Tile tile = scheduler.tile();
+#pragma unroll 1
+      for (int k_block = 0; k_block < k_blocks; ++k_block, state.advance()) {
+        Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
+        Barrier::arrive_and_expect_tx(&smem.full[state.stage_idx], stage_bytes(tile));
+        load_codes(tile, k_block, state.stage_idx, scheduler.rank_m, scheduler.rank_n);
+        if (params.bulk_groups) load_groups(tile, k_block, state.stage_idx);
+        load_activations(tile, k_block, state.stage_idx, scheduler.rank_n, scheduler.rank_m);
+      }
+    }
+  }
+
+  // The second warp's turn, for scales and zeros that no bulk copy can bring.
+  __device__ __forceinline__ void run_unaligned_groups() {
+    PipelineState<Config::kStages> state;
+    const int k_blocks = ceil_div(params.k, kBlockK);
+    const int lane = threadIdx.x % 32;
+    for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
+      Tile tile = scheduler.tile();
+#pragma unroll 1
+      for (int k_block = 0; k_block < k_blocks; ++k_block, state.advance()) {
+        Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
+#pragma unroll 1
+        for (int group = 0; group < kGroups; ++group) {
+          int64_t row = group_row(k_block, group);
+          copy_row(smem.scales[state.stage_idx][group],
+                   static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, columns(tile), lane);
+          if constexpr (kHasZeros<Config>) {
+            copy_row(smem.zeros[state.stage_idx][group],
+                     static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile), lane);
+          }
+        }
+        __syncwarp();
+        if (lane == 0) Barrier::arrive(&smem.full[state.stage_idx]);
+      }
+    }
+  }
+
+ private:
+  template <class T>
+  __device__ __forceinline__ static void copy_row(T* smem_row, const T* row, int count, int lane) {
+#pragma unroll
+    for (int i = 0; i < Config::kTileN; i += 32) {
+      if (i + lane < count) smem_row[i + lane] = row[i + lane];
+    }
+  }
+
+  // Blocks of the tile that exist.
+  __device__ __forceinline__ int blocks(const Tile& tile) const {
+    return kBlocks == 1 ? (columns(tile) > 0) : ceil_div(columns(tile), kBlockN);
+  }
+
+  // What lands in this CTA's stage, from its own copies and from its cluster's multicasts.
+  __device__ __forceinline__ uint32_t stage_bytes(const Tile& tile) const {
+    uint32_t bytes = kActivationBytes + blocks(tile) * kBlockBytes;
+    if (params.bulk_groups) {
+      bytes += columns(tile) * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
+    }
+    return bytes;
+  }
+
+  // CTAs of the cluster along m share the codes: each brings a part of every block to all of them.
+  __device__ __forceinline__ void load_codes(const Tile& tile, int k_block, uint32_t stage_idx, int rank_m,
+                                             int rank_n) const {
+    constexpr uint32_t kPart = kBlockBytes / Config::kClusterM;
+    const uint8_t* source = params.b_packed + int64_t(tile.n / kBlockN) * params.b_row_bytes +
+                            int64_t(k_block) * kBlockBytes + rank_m * kPart;
+    const int count = blocks(tile);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      if (block >= count) break;
+      uint8_t* target = smem.codes[stage_idx][block] + rank_m * kPart;
+      if constexpr (Config::kClusterM == 1) {
+        bulk_load(target, source, kPart, &smem.full[stage_idx], kEvictFirst);
+      } else {
+        uint16_t mask = 0;
+#pragma unroll
+        for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << (peer * Config::kClusterN + rank_n);
+        bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, kEvictFirst);
+      }
+      source += params.b_row_bytes;
+    }
+  }
+
+  __device__ __forceinline__ void load_groups(const Tile& tile, int k_block, uint32_t stage_idx) const {
+    const int count = columns(tile);
+    if (count == 0) return;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      int64_t row = group_row(k_block, group);
+      bulk_load(smem.scales[stage_idx][group],
+                static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, count * sizeof(Scale),
+                &smem.full[stage_idx], kEvictFirst);
+      if constexpr (kHasZeros<Config>) {
+        bulk_load(smem.zeros[stage_idx][group],
+                  static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, count * sizeof(Zero),
+                  &smem.full[stage_idx], kEvictFirst);
+      }
+    }
+  }
+
+  // CTAs of the cluster along n share the activations: each brings a slice of the tokens to all of them.
+  __device__ __forceinline__ void load_activations(const Tile& tile, int k_block, uint32_t stage_idx, int rank_n,
+                                                   int rank_m) const {
+    constexpr int kTokens = Config::kTileM / Config::kClusterN;
+    const int k = k_block * kBlockK;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint8_t* target = smem.activations[stage_idx][half] + rank_n * kTokens * kSwizzleBytes;
+      const int token = tile.m + rank_n * kTokens;
+      if constexpr (Config::kClusterN == 1) {
+        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], kEvictLast, target, k + half * 64, token);
+      } else {
+        uint16_t mask = ((1u << Config::kClusterN) - 1) << (rank_m * Config::kClusterN);
+        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, kEvictLast, target,
+                                               k + half * 64, token);
+      }
+    }
+  }
+};
+
+}  // namespace w4a16

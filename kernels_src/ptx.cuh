@@ -1,0 +1,57 @@
+// One-instruction wrappers that CUTLASS's arch layer does not have.
+#pragma once
+
+#include <cuda/std/cstdint>
+
+#include "cute/arch/copy_sm90_desc.hpp"
+#include "cute/arch/copy_sm90_tma.hpp"
+
+namespace w4a16 {
+
+// (a & b) | c in one instruction.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+__device__ __forceinline__ uint32_t rotate_right(uint32_t word, uint32_t bits) {
+  return __funnelshift_r(word, word, bits);
+}
+
+// Both halves of the result are the low (high) half of `pair`. ptxas folds these into operand selectors.
+__device__ __forceinline__ uint32_t broadcast_low(uint32_t pair) {
+  return __byte_perm(pair, 0, 0x1010);
+}
+__device__ __forceinline__ uint32_t broadcast_high(uint32_t pair) {
+  return __byte_perm(pair, 0, 0x3232);
+}
+
+// How long L2 should keep what a copy brings: weights are read once, activations by every tile of weights.
+inline constexpr uint64_t kEvictFirst = uint64_t(cute::TMA::CacheHintSm90::EVICT_FIRST);
+inline constexpr uint64_t kEvictLast = uint64_t(cute::TMA::CacheHintSm90::EVICT_LAST);
+
+// Bulk copy of `bytes` (a multiple of 16) to shared memory, completing on `barrier`; CUTLASS's has no cache policy.
+__device__ __forceinline__ void bulk_load(void* smem, const void* gmem, uint32_t bytes, uint64_t* barrier,
+                                          uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+      :
+      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(barrier)),
+        "l"(policy)
+      : "memory");
+}
+
+// The same, written to the same offset in every CTA of the cluster named by `mask`.
+__device__ __forceinline__ void bulk_load_multicast(void* smem, const void* gmem, uint32_t bytes, uint64_t* barrier,
+                                                    uint16_t mask, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4, %5;"
+      :
+      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(barrier)),
+        "h"(mask), "l"(policy)
+      : "memory");
+}
+
+}  // namespace w4a16

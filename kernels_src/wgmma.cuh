@@ -1,0 +1,66 @@
+// wgmma m64nNk16 with weights from registers (A) and activations from shared memory (B, K-major, 128-byte swizzle).
+#pragma once
+
+#include <cuda/std/utility>
+
+#include "cute/arch/mma_sm90_gmma.hpp"
+#include "numeric.cuh"
+
+namespace w4a16 {
+
+template <class Element, int kTokens>
+struct WgmmaAtom;
+
+#define W4A16_WGMMA_ATOM(kTokens)                                                                                    \
+  template <>                                                                                                        \
+  struct WgmmaAtom<Half, kTokens>                                                                                    \
+      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32F16F16_RS<cute::SM90::GMMA::Major::K, cute::SM90::GMMA::Major::K> \
+  {};                                                                                                                \
+  template <>                                                                                                        \
+  struct WgmmaAtom<Bfloat16, kTokens>                                                                                \
+      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,                           \
+                                                               cute::SM90::GMMA::Major::K> {};
+W4A16_WGMMA_ATOM(8)
+W4A16_WGMMA_ATOM(16)
+W4A16_WGMMA_ATOM(32)
+W4A16_WGMMA_ATOM(64)
+W4A16_WGMMA_ATOM(96)
+W4A16_WGMMA_ATOM(128)
+W4A16_WGMMA_ATOM(192)
+W4A16_WGMMA_ATOM(256)
+#undef W4A16_WGMMA_ATOM
+
+// Accumulators of one warpgroup for 64 columns (weights) and kTokens tokens: four for every eight tokens.
+// Thread (warp w, lane 4 g + c), i = 4 j + 2 p + q: column 16 w + 2 g + p, token 8 j + 2 c + q.
+template <int kTokens>
+struct Accumulators {
+  float value[kTokens / 2];
+};
+
+template <class Element, int kTokens>
+struct Wgmma {
+  using Fragment = uint32_t[4];
+
+  __device__ __forceinline__ static void issue(Accumulators<kTokens>& accum, const Fragment& weights,
+                                               uint64_t activations) {
+    expand(accum, weights, activations, cuda::std::make_index_sequence<kTokens / 2>{});
+  }
+
+ private:
+  template <size_t... I>
+  __device__ __forceinline__ static void expand(Accumulators<kTokens>& accum, const Fragment& weights,
+                                                uint64_t activations, cuda::std::index_sequence<I...>) {
+    WgmmaAtom<Element, kTokens>::fma(weights[0], weights[1], weights[2], weights[3], activations, accum.value[I]...);
+  }
+};
+
+// Shared-memory descriptor of a K-major tile with 128-byte rows: swizzle mode 1, 1024 bytes from one group of eight
+// rows to the next. A k16 step is 32 bytes further; addresses count in units of 16 bytes.
+__device__ __forceinline__ uint64_t activation_descriptor(const void* smem) {
+  constexpr uint64_t kSwizzle128 = uint64_t(1) << 62;
+  constexpr uint64_t kRowGroup = uint64_t(1024 >> 4) << 32;
+  constexpr uint64_t kLeading = uint64_t(1) << 16;
+  return kSwizzle128 | kRowGroup | kLeading | ((cute::cast_smem_ptr_to_uint(smem) & 0x3FFFF) >> 4);
+}
+
+}  // namespace w4a16
