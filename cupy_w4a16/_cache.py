@@ -1,16 +1,15 @@
-"""Compiled kernels on disk: what their key is made of, and how they are stored so that any reader sees a whole one.
+"""Compiled kernels on disk, stored so that a reader never sees half of one.
 
-An entry is a folder `<unit>-<key>/` with the cubin (`<unit>-<key>.cubin`, since CuPy remembers modules by path), the
-CUDA text (`source.cu`), the compiler's log (`compile.log`) and `entry.json` (options, versions, the cubin's SHA-256).
-Files are written under another name and renamed, `entry.json` last: an entry without a matching checksum is a miss.
+An entry is a folder `<unit>-<key>/` with the cubin (`<unit>-<key>.cubin`, since CuPy remembers modules by
+path), the CUDA text (`source.cu`), the compiler's log (`compile.log`) and `entry.json` (options, versions,
+the cubin's SHA-256). Files are written under another name and renamed, `entry.json` last: an entry whose
+checksum does not match is a miss.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
-import hashlib
 import json
 import logging
 import os
@@ -19,33 +18,21 @@ import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from . import _compiler, _paths
 from ._errors import CompileError
+from ._key import KEY_DIGITS, SCHEMA, Unit, digest, unit_key
+from ._toolchain import toolchain
 
-SCHEMA = 1  # raise it when an entry's files change their meaning
-LOCK_TIMEOUT_S = 60.0  # several times the slowest unit; after that a holder counts as stuck, and is not waited for
+LOCK_TIMEOUT_S = 60.0  # several times the slowest unit: a holder that takes longer counts as stuck
 MAX_ENTRIES = 1000  # about 250 MB; beyond, the entries stored longest ago go first
 
 _log = logging.getLogger("cupy_w4a16")
-_KEY_DIGITS = 24
-_ENTRY_NAME = re.compile(rf"[\w.-]+-[0-9a-f]{{{_KEY_DIGITS}}}")
-# CUDA's own headers are many: those whose text ends up in our kernels are read, the rest goes by version.
-_CUDA_HEADERS = ("cuda_fp16.h", "cuda_fp16.hpp", "cuda_bf16.h", "cuda_bf16.hpp")
-
-
-class Unit(Protocol):
-    """One translation unit: its name and its CUDA text."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
+_ENTRY_NAME = re.compile(rf"[\w.-]+-[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 @dataclass(frozen=True)
@@ -59,68 +46,42 @@ class Entry:
     resources: tuple[_compiler.Resources, ...]
 
 
-def key(
-    source: str,
-    options: tuple[str, ...],
-    nvrtc_version: tuple[int, int],
-    header_digests: Mapping[str, str],
-    schema: int = SCHEMA,
-) -> str:
-    """Digest of everything that decides a cubin's bytes; places of include folders are not among it."""
-    parts = [schema, source, list(options), list(nvrtc_version), sorted(header_digests.items())]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
-
-
-def unit_key(unit: Unit) -> str:
-    """The key of a unit with the headers and the compiler of this process."""
-    version = _compiler.toolchain().nvrtc_version
-    return key(unit.source, _compiler.BASE_OPTIONS, version, header_digests())
-
-
-@functools.cache
-def header_digests() -> Mapping[str, str]:
-    """Every header's name and digest: ours, CUTLASS's and those of CUDA; read once a process."""
-    tools = _compiler.toolchain()
-    digests = {
-        "CUDART_VERSION": ".".join(map(str, tools.cudart_version)),
-        "CCCL_VERSION": ".".join(map(str, tools.cccl_version)),
-    }
-    for label, folder in (("kernels_src", _paths.kernels_src()), ("cutlass", _paths.cutlass_include())):
-        for place, _, files in os.walk(folder):
-            for file in files:
-                path = Path(place, file)
-                digests[f"{label}/{path.relative_to(folder)}"] = _digest(path.read_bytes())
-    for file in _CUDA_HEADERS:
-        digests[file] = _digest((tools.cudart_include / file).read_bytes())
-    return digests
-
-
 def find(unit: Unit) -> Path | None:
     """The stored cubin of a unit, checked; None on a miss."""
-    return _valid_cubin(_paths.cache_dir(), _stem(unit))
+    return _find(_stem(unit))
 
 
 def load_or_compile(unit: Unit) -> Path:
     """The path of a unit's cubin, compiled first if the cache has none that is whole.
 
-    Processes and threads that want the same unit at once compile it once; where the cache folder can't be written,
-    a folder private to this process serves instead, with one warning. Raises CompileError.
+    Processes and threads that want the same unit at once compile it once; where the cache folder can't be
+    written, a folder private to this process serves instead, with one warning. Raises CompileError.
     """
     stem = _stem(unit)
-    for folder in (_paths.cache_dir(), *_private_folders):
-        if cubin := _valid_cubin(folder, stem):
-            return cubin
-    with _locked(stem):
-        folder = _paths.cache_dir()
-        if cubin := _valid_cubin(folder, stem):  # somebody compiled it while we waited
+    if cubin := _find(stem):
+        return cubin
+    folder = writable_folder()
+    with _locked(folder, stem):
+        if cubin := _find(stem):  # somebody compiled it while we waited
             return cubin
         compiled = _compile(unit)
         try:
             cubin = _store(folder, stem, unit, compiled)
-        except OSError as error:
-            return _store(_private_folder(folder, error), stem, unit, compiled)
-        _prune(folder)
-        return cubin
+        except OSError as error:  # the disk is full, say
+            cubin = _store(_private_folder(folder, error), stem, unit, compiled)
+    _prune(folder)
+    return cubin
+
+
+def writable_folder() -> Path:
+    """Where new entries go: the cache folder, or the private one if that can't be written."""
+    folder = _paths.cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        return _private_folder(folder, error)
 
 
 def clear_cache() -> int:
@@ -128,9 +89,11 @@ def clear_cache() -> int:
 
     Nothing else in the folder is touched, and the kernels a process has loaded stay usable.
 
-    >>> import cupy_w4a16
-    >>> cupy_w4a16.clear_cache() >= 0
-    True
+    >>> import os, tempfile, cupy_w4a16
+    >>> os.environ["CUPY_W4A16_CACHE_DIR"] = tempfile.mkdtemp()  # not the one we work with
+    >>> cupy_w4a16.clear_cache()
+    0
+    >>> del os.environ["CUPY_W4A16_CACHE_DIR"]
     """
     folder = _paths.cache_dir()
     stored = _entry_folders(folder)
@@ -160,8 +123,9 @@ def _stem(unit: Unit) -> str:
     return f"{unit.name}-{unit_key(unit)}"
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _find(stem: str) -> Path | None:
+    folders = (_paths.cache_dir(), *_private_folders)
+    return next((cubin for folder in folders if (cubin := _valid_cubin(folder, stem))), None)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -176,7 +140,7 @@ def _valid_cubin(cache: Path, stem: str) -> Path | None:
     cubin = cache / stem / f"{stem}.cubin"
     expected = _read_record(cubin.parent).get("sha256")
     try:
-        return cubin if expected and _digest(cubin.read_bytes()) == expected else None
+        return cubin if expected and digest(cubin.read_bytes()) == expected else None
     except OSError:
         return None
 
@@ -201,11 +165,11 @@ def _keep_failed(unit: Unit) -> str | None:
 def _store(cache: Path, stem: str, unit: Unit, compiled: _compiler.Compiled) -> Path:
     folder = cache / stem
     folder.mkdir(parents=True, exist_ok=True)
-    tools = _compiler.toolchain()
+    tools = toolchain()
     record = {
         "unit": unit.name,
         "schema": SCHEMA,
-        "sha256": _digest(compiled.cubin),
+        "sha256": digest(compiled.cubin),
         "options": compiled.options,
         "nvrtc_version": ".".join(map(str, tools.nvrtc_version)),
         "nvrtc_path": tools.nvrtc_path,
@@ -232,11 +196,11 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(stem: str) -> Iterator[None]:
+def _locked(cache: Path, stem: str) -> Iterator[None]:
     """Hold the key's file lock, or carry on without: a second compile is wasteful, not wrong."""
     import filelock
 
-    folder = _paths.cache_dir() / "locks"
+    folder = cache / "locks"
     lock = filelock.FileLock(folder / f"{stem}.lock", timeout=LOCK_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +208,7 @@ def _locked(stem: str) -> Iterator[None]:
     except filelock.Timeout:
         _log.warning("%s has been locked for %g s; compiling it without the lock", stem, LOCK_TIMEOUT_S)
     except (OSError, NotImplementedError):
-        pass  # no locks on this file system, or no writable folder, which _store will report
+        pass  # a file system without locks
     try:
         yield
     finally:

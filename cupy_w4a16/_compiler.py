@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import _paths
 from ._errors import CompileError
-from ._toolchain import Toolchain, toolchain
-
-__all__ = ["BASE_OPTIONS", "Compiled", "Resources", "Toolchain", "compile_source", "options", "toolchain"]
+from ._toolchain import toolchain
 
 BASE_OPTIONS = (
     "-arch=sm_90a",  # wgmma and setmaxnreg exist in the "a" variant only; such code runs on Hopper alone
@@ -19,7 +18,7 @@ BASE_OPTIONS = (
     "--ptxas-options=-v",  # registers, spills and stack of every kernel go to the log
 )
 
-# ptxas says C7510 and its neighbours where it had to serialise wgmma: the kernel would be right and several times slower.
+# ptxas says C7510 and its neighbours where it serialised wgmma: right results, several times slower.
 _SERIALISED = re.compile(r"^.*(?:\bC75\d\d\b|serializ).*$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -49,8 +48,16 @@ class Compiled:
 
 def options() -> tuple[str, ...]:
     """All options of a compile; one set for all kernels, since what differs stands in the source."""
-    folders = (_paths.kernels_src(), _paths.cutlass_include(), *toolchain().include_dirs)
+    folders = (*source_folders(), *toolchain().include_dirs)
     return BASE_OPTIONS + tuple(f"-I{folder}" for folder in folders)
+
+
+def source_folders() -> tuple[Path, Path]:
+    """Our headers' folder and CUTLASS's; CompileError where one is missing."""
+    try:
+        return _paths.kernels_src(), _paths.cutlass_include()
+    except FileNotFoundError as error:
+        raise CompileError(str(error)) from error
 
 
 def compile_source(source: str, name: str) -> Compiled:

@@ -1,8 +1,8 @@
 """The NVRTC that is really loaded, and the CUDA headers that belong to it.
 
-One environment may hold CUDA 12 and CUDA 13 wheels and a toolkit besides, and CuPy decides which NVRTC gets loaded.
-So the loaded library is asked for its version first, and headers of that CUDA major are looked for afterwards:
-runtime headers of one CUDA with the C++ library (CCCL) of another do not compile.
+One environment may hold CUDA 12 and CUDA 13 wheels and a toolkit besides, and CuPy decides which NVRTC
+it loads. So the loaded library is asked for its version first, and headers of that CUDA major are looked
+for after that; runtime headers of one CUDA with the C++ library (CCCL) of another do not compile.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Toolchain:
 
 @functools.cache
 def toolchain() -> Toolchain:
-    """Find the compiler and its headers; CompileError with a sentence what to install when something is missing."""
+    """Find the compiler and its headers; CompileError says what to install when something is missing."""
     version, path = _load_nvrtc()
     if version < OLDEST_NVRTC:
         raise CompileError(
-            f"NVRTC {_dotted(version)} ({path}) is too old: cupy_w4a16 needs {_dotted(OLDEST_NVRTC)} or newer. "
-            f"{_install_line(max(version[0], OLDEST_NVRTC[0]))}"
+            f"NVRTC {_dotted(version)} ({path}) is too old: {_dotted(OLDEST_NVRTC)} or newer is needed. "
+            + _install_line(OLDEST_NVRTC[0])
         )
     return _with_headers(version, path, tuple(_include_candidates(version[0])))
 
@@ -108,7 +108,8 @@ def _with_headers(
         rejected.append(f"{cudart} (CUDA {_dotted(cudart_version)}, CCCL {_dotted(cccl_version)})")
     seen = f" Found, but of another CUDA: {'; '.join(dict.fromkeys(rejected))}." if rejected else ""
     raise CompileError(
-        f"no CUDA {nvrtc[0]} headers for the loaded NVRTC {_dotted(nvrtc)} ({path}).{seen} {_install_line(nvrtc[0])}"
+        f"no CUDA {nvrtc[0]} headers for the loaded NVRTC {_dotted(nvrtc)} ({path}).{seen} "
+        + _install_line(nvrtc[0])
     )
 
 
