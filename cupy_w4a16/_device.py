@@ -1,0 +1,50 @@
+"""The GPU the arrays are on: it must be the current one, and a Hopper to run the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cupy
+
+from ._errors import UnsupportedDeviceError
+
+#: (9, 0) alone: sm_90a code uses instructions that neither earlier nor later GPUs have.
+HOPPER = (9, 0)
+
+#: Devices found to be Hopper; at most as many entries as the machine has GPUs.
+_hopper_devices: set[int] = set()
+
+
+def current_device() -> int:
+    """The number of the current GPU."""
+    return int(cupy.cuda.runtime.getDevice())
+
+
+def check_current_device(current: int, arrays: Mapping[str, Any]) -> None:
+    """ValueError naming the arrays that are not on GPU `current` (None stands for an argument left out)."""
+    for name, x in arrays.items():
+        if x is not None and x.data.device_id != current:
+            found = x.data.device_id
+            raise ValueError(
+                f"{name} is on GPU {found}, but the current device is GPU {current}: all arrays must be on "
+                f"the current device; call inside `with cupy.cuda.Device({found}):`, or copy the array with "
+                f"cupy.asarray({name})"
+            )
+
+
+def check_hopper(device: int) -> None:
+    """UnsupportedDeviceError where GPU `device` cannot run sm_90a code; the driver is asked once per GPU."""
+    if device in _hopper_devices:
+        return
+    properties = cupy.cuda.runtime.getDeviceProperties(device)
+    capability = int(properties["major"]), int(properties["minor"])
+    if capability != HOPPER:
+        raise UnsupportedDeviceError(
+            f"GPU {device} is a {properties['name'].decode()} of compute capability "
+            f"{capability[0]}.{capability[1]}; the kernels are sm_90a code, which runs on Hopper alone "
+            "(compute capability 9.0: H100, H200, H20, GH200), not on earlier or later GPUs. Select a "
+            "Hopper GPU with cupy.cuda.Device, or pass NumPy arrays (cupy.asnumpy), which work on any "
+            "machine"
+        )
+    _hopper_devices.add(device)
