@@ -137,14 +137,14 @@ def test_cuda_13_sdist_stays_cuda_13(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "metadata_hook", reason="hatchling comes with the extra [test]"
     ).chosen_cuda
     monkeypatch.delenv("CUPY_W4A16_CUDA", raising=False)
-    assert chosen_cuda(tmp_path) == "12"
+    assert hook.chosen_cuda(tmp_path) == "12"
     (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: cupy-w4a16-cu13\nVersion: 0\n")
-    assert chosen_cuda(tmp_path) == "13"
+    assert hook.chosen_cuda(tmp_path) == "13"
     monkeypatch.setenv("CUPY_W4A16_CUDA", "12")
-    assert chosen_cuda(tmp_path) == "12"
+    assert hook.chosen_cuda(tmp_path) == "12"
     monkeypatch.setenv("CUPY_W4A16_CUDA", "11")
     with pytest.raises(ValueError, match="'11': set it to 12 or 13"):
-        chosen_cuda(tmp_path)
+        hook.chosen_cuda(tmp_path)
 
 
 # Where the package looks
