@@ -133,9 +133,7 @@ def test_cuda_13_build_has_its_own_name_and_requirements(tmp_path: Path) -> None
 
 
 def test_cuda_13_sdist_stays_cuda_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen_cuda = pytest.importorskip(
-        "metadata_hook", reason="hatchling comes with the extra [test]"
-    ).chosen_cuda
+    hook = pytest.importorskip("metadata_hook", reason="hatchling comes with the extra [test]")
     monkeypatch.delenv("CUPY_W4A16_CUDA", raising=False)
     assert hook.chosen_cuda(tmp_path) == "12"
     (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: cupy-w4a16-cu13\nVersion: 0\n")
