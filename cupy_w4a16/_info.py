@@ -1,0 +1,114 @@
+"""`python -m cupy_w4a16 info`: what is installed, cached and compiled; starts no CUDA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import _cache, _env, _kernels, _nvml, _paths
+from ._config import NAMED_CONFIGS, GemmProblem
+from ._errors import W4A16Error
+from ._kernels import Kernel, Unit, kernel_for
+
+# A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
+_SM_WARPS, _SM_CTAS = 64, 32
+_SM_SMEM_BYTES, _CTA_RESERVED_SMEM_BYTES = 228 * 1024, 1024
+_QUADRANTS, _QUADRANT_REGISTERS = 4, 16384
+_REGISTER_STEP = 256  # registers are given to a warp in steps of so many
+
+
+def format_info() -> str:
+    """Return the whole report; a part that can't be found out says why in its place."""
+    parts = {
+        "Versions": _versions,
+        "GPUs": _gpus,
+        "Folders": _folders,
+        "Cache": _cached,
+        "Default kernels": _default_kernels,
+    }
+    return "\n\n".join("\n  ".join([title, *_lines(part)]) for title, part in parts.items())
+
+
+def ctas_per_sm(registers: int, threads: int, smem_bytes: int) -> int:
+    """CTAs that a Hopper multiprocessor runs at once, by its registers, shared memory and warps.
+
+    The arithmetic of NVIDIA's occupancy calculator; `registers` are a thread's, `smem_bytes` a CTA's.
+
+    >>> ctas_per_sm(registers=168, threads=384, smem_bytes=200 * 1024), ctas_per_sm(64, 256, 32 * 1024)
+    (1, 4)
+    """
+    warps = -(-threads // 32)
+    warp_registers = -(-registers * 32 // _REGISTER_STEP) * _REGISTER_STEP
+    by_registers = _QUADRANT_REGISTERS // warp_registers * _QUADRANTS // warps
+    by_smem = _SM_SMEM_BYTES // (smem_bytes + _CTA_RESERVED_SMEM_BYTES)
+    return min(by_registers, by_smem, _SM_WARPS // warps, _SM_CTAS)
+
+
+def _lines(part: Callable[[], Iterator[str]]) -> list[str]:
+    lines = []
+    try:
+        for line in part():
+            lines.append(line)  # one by one, to keep what came before an error
+    except (W4A16Error, OSError, ValueError) as error:
+        lines.append(f"not known: {error}")
+    return lines
+
+
+def _table(rows: dict[str, str]) -> Iterator[str]:
+    width = max(map(len, rows))
+    return (f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _versions() -> Iterator[str]:
+    return _table(_env.versions())
+
+
+def _gpus() -> Iterator[str]:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = _nvml.gpus()
+    visible = _nvml.visible_gpus(present, chosen)
+    for gpu in present:
+        major, minor = gpu.capability
+        use = "runs the kernels" if gpu.capability == _nvml.HOPPER else "no Hopper GPU, can't run the kernels"
+        if gpu not in visible:
+            use = f"hidden by CUDA_VISIBLE_DEVICES={chosen}"
+        yield f"{gpu.name}, compute capability {major}.{minor}: {use}"
+    if not present:
+        yield "none found by NVML: NumPy arrays work, and kernels compile"
+
+
+def _folders() -> Iterator[str]:
+    return _table({"kernels": str(_paths.kernels_src()), "CUTLASS": str(_paths.cutlass_include())})
+
+
+def _cached() -> Iterator[str]:
+    entries = _cache.entries()
+    size = sum(entry.size_bytes for entry in entries)
+    yield f"{_paths.cache_dir()}: {len(entries)} compiled unit(s), {size / 1e6:.2f} MB"
+    yield f"{_env.COMPILE}: {_env.compile_mode()}"
+    for entry in entries:
+        yield f"{entry.path.stem}  {entry.size_bytes / 1e3:.0f} kB, NVRTC {entry.nvrtc_version}"
+
+
+def _default_kernels() -> Iterator[str]:
+    stored: dict[Path | None, _cache.Entry] = {entry.path: entry for entry in _cache.entries()}
+    yield f"{'name':<32}{'registers':>10}{'spilled':>9}{'shared memory':>15}{'CTAs an SM':>12}"
+    for unit in _kernels.units():
+        entry = stored.get(_cache.find(unit))
+        resources = {} if entry is None else {r.kernel: r for r in entry.resources}
+        for kernel in kernels_of(unit):
+            used = resources.get(kernel.name)
+            if used is None:
+                yield f"{kernel.name:<32}{'not compiled: run python -m cupy_w4a16 compile':>46}"
+                continue
+            spilled = used.spill_store_bytes + used.spill_load_bytes
+            ctas = ctas_per_sm(used.registers, kernel.threads, kernel.smem_bytes)
+            yield f"{kernel.name:<32}{used.registers:>10}{spilled:>7} B{kernel.smem_bytes:>13} B{ctas:>12}"
+
+
+def kernels_of(unit: Unit) -> list[Kernel]:
+    """The kernels behind the names of a default unit."""
+    kinds = [GemmProblem(1, 1, 1, group_size) for group_size in (128, 64, 32)]
+    known = (kernel_for(config, kind) for config in NAMED_CONFIGS.values() for kind in kinds)
+    return [kernel for kernel in known if kernel.name in unit.kernels]
