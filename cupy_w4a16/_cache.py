@@ -223,7 +223,7 @@ def _private_folder(refused: Path, error: OSError) -> Path:
     with _private_guard:
         if not _private_folders:
             _private_folders.append(Path(tempfile.mkdtemp(prefix="cupy_w4a16-")))
-            atexit.register(_remove_private, os.getpid())
+            atexit.register(_remove_private, _private_folders[0], os.getpid())
             message = (
                 f"the kernel cache {refused} can't be written ({error}): kernels are compiled again in every "
                 "process. Set CUPY_W4A16_CACHE_DIR to a writable folder."
@@ -233,9 +233,9 @@ def _private_folder(refused: Path, error: OSError) -> Path:
     return _private_folders[0]
 
 
-def _remove_private(owner: int) -> None:
+def _remove_private(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # a forked child that exits must leave its parent's kernels alone
-        shutil.rmtree(_private_folders[0], ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _entry_folders(cache: Path) -> list[Path]:

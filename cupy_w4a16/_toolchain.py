@@ -18,6 +18,7 @@ from pathlib import Path
 from ._errors import CompileError
 
 OLDEST_NVRTC = (12, 4)
+_DEFAULT_TOOLKITS = "/usr/local/cuda"  # and beside it cuda-12.9, cuda-13, ...
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,17 @@ class Toolchain:
 @functools.cache
 def toolchain() -> Toolchain:
     """Find the compiler and its headers; CompileError says what to install when something is missing."""
-    version, path = _load_nvrtc()
+    version, path = load_nvrtc()
     if version < OLDEST_NVRTC:
         raise CompileError(
             f"NVRTC {_dotted(version)} ({path}) is too old: {_dotted(OLDEST_NVRTC)} or newer is needed. "
             + _install_line(OLDEST_NVRTC[0])
         )
-    return _with_headers(version, path, tuple(_include_candidates(version[0])))
+    return with_headers(version, path)
 
 
-def _load_nvrtc() -> tuple[tuple[int, int], str | None]:
+def load_nvrtc() -> tuple[tuple[int, int], str | None]:
+    """NVRTC's version and file, as CuPy has it or will have it; CompileError where there is none."""
     try:
         try:
             from cupy.cuda import nvrtc
@@ -81,8 +83,9 @@ def _include_candidates(major: int) -> Iterator[tuple[Path, Path]]:
         yield nvidia / "cuda_runtime/include", nvidia / "cuda_cccl/include"
         yield nvidia / f"cu{major}/include", nvidia / f"cu{major}/include/cccl"
     roots = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX")]
-    roots += [f"/usr/local/cuda-{major}", "/usr/local/cuda"]
-    roots += sorted(map(str, Path("/usr/local").glob(f"cuda-{major}.*")), reverse=True)
+    toolkits = Path(_DEFAULT_TOOLKITS)
+    roots += sorted(map(str, toolkits.parent.glob(f"{toolkits.name}-{major}*")), reverse=True)
+    roots += [_DEFAULT_TOOLKITS]
     for root in filter(None, roots):
         for include in (Path(root) / "include", *sorted(Path(root).glob("targets/*/include"))):
             yield include, include / "cccl"
@@ -94,11 +97,10 @@ def _include_candidates(major: int) -> Iterator[tuple[Path, Path]]:
         yield Path(found[0]), Path(found[1])
 
 
-def _with_headers(
-    nvrtc: tuple[int, int], path: str | None, candidates: tuple[tuple[Path, Path], ...]
-) -> Toolchain:
+def with_headers(nvrtc: tuple[int, int], path: str | None) -> Toolchain:
+    """The toolchain of this NVRTC with headers of its major; CompileError where there are none."""
     rejected = []
-    for cudart, cccl in candidates:
+    for cudart, cccl in _include_candidates(nvrtc[0]):
         cudart_version, cccl_version = _cudart_version(cudart), _cccl_version(cccl)
         if cudart_version is None or cccl_version is None:
             continue
