@@ -95,7 +95,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class _PlainUnit:
+class PlainUnit:
     """A unit as it came over the pipe."""
 
     name: str
@@ -111,7 +111,7 @@ def main() -> None:
     _reply(replies, {"ready": True})
     for line in sys.stdin:
         try:
-            path = _cache.load_or_compile(_PlainUnit(**json.loads(line)))
+            path = _cache.load_or_compile(PlainUnit(**json.loads(line)))
             _reply(replies, {"path": str(path)})
         except CompileError as error:
             _reply(replies, {"error": str(error), "log": error.log, "source_path": error.source_path})
