@@ -44,6 +44,11 @@ class Comparison:
         return ranking(self.similarity_4bit)
 
     @property
+    def same_nearest(self) -> int:
+        """How many sentences have the same nearest one by both encoders."""
+        return int((self.nearest[:, 0] == self.nearest_4bit[:, 0]).sum())
+
+    @property
     def rank_correlation(self) -> float:
         """Spearman's correlation of the two encoders' similarities over all pairs of sentences."""
         pairs = np.triu_indices(len(self.sentences), k=1)

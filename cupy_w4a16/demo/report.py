@@ -28,10 +28,9 @@ def _sentences(result: Comparison) -> str:
         ours, theirs = (" ".join(f"{j + 1:2d}" for j in order[i, :shown]) for order in (near, near_4bit))
         text = sentence if len(sentence) <= 72 else sentence[:69] + "..."
         lines.append(f"{i + 1:>4}  {result.cosine[i]:6.4f}  {ours:<{column}}  {theirs:<{column}}  {text}")
-    same = int((near[:, 0] == near_4bit[:, 0]).sum())
     lines.append(
         f"Cosine: mean {result.cosine.mean():.4f}, smallest {result.cosine.min():.4f}. "
-        f"The same nearest sentence for {same} of {len(near)}."
+        f"The same nearest sentence for {result.same_nearest} of {len(near)}."
     )
     lines.append(f"Rank correlation (Spearman) of all pairs' similarities: {result.rank_correlation:.4f}.")
     return "\n".join(lines) + "\n"

@@ -49,10 +49,9 @@ def run_demo(
     }
     print(format_report(result, facts))
     if plot is not None:
-        same = int((result.nearest[:, 0] == result.nearest_4bit[:, 0]).sum())
         title = (
             f"Linear layers in 4 bits, {groups}: mean cosine to float32 {result.cosine.mean():.4f}, "
-            f"the same nearest sentence for {same} of {len(lines)}"
+            f"the same nearest sentence for {result.same_nearest} of {len(lines)}"
         )
         save_plot(result, plot, title)
         print(f"\nPicture: {plot}")
@@ -67,6 +66,7 @@ def _choose_device(device: str) -> tuple[Any, str]:
         try:
             number = current_device()
             check_hopper(number)
+            _require_cublas()
             return cupy, f"CuPy on {cupy.cuda.runtime.getDeviceProperties(number)['name'].decode()}"
         except UnsupportedDeviceError as error:
             reason = str(error)
@@ -75,6 +75,16 @@ def _choose_device(device: str) -> tuple[Any, str]:
         if device == "gpu":
             raise DemoError(f"--device gpu: {reason}.")
     return np, f"NumPy on the CPU ({os.cpu_count()} cores; right numbers, no speed): {reason}"
+
+
+def _require_cublas() -> None:
+    try:
+        from cupy.cuda import cublas  # noqa: F401
+    except ImportError as error:
+        raise DemoError(
+            f"CuPy finds no cuBLAS, which its matrix products need ({error}). The extra [demo] brings it: "
+            f"pip install nvidia-cublas-cu12 (for CUDA 13: nvidia-cublas)"
+        ) from error
 
 
 def _versions() -> str:
