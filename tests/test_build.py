@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ BROKEN = Unit("broken", "#error deliberate\n")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test's own; the headers are the real ones, as worker processes look for them themselves."""
+    """A cache of this test's own; the headers are the real ones, since workers look for theirs."""
     monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CUPY_W4A16_COMPILE", raising=False)
     monkeypatch.setattr(_cache, "_private_folders", [])
@@ -250,7 +249,7 @@ def test_import_for_our_command_line_leaves_compiling_to_the_command(
 @pytest.mark.usefixtures("no_workers", "on_hopper")
 def test_failing_compile_warns_once_and_lets_the_import_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kernels, "units", lambda: [BROKEN, unit(0)])
-    with pytest.warns(RuntimeWarning, match="first use.*deliberate") as warned:
+    with pytest.warns(RuntimeWarning, match=r"(?s)first use.*deliberate") as warned:
         _build.compile_at_import()
     assert len(warned) == 1
     assert _cache.find(unit(0))

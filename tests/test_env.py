@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cupy_w4a16 import _env, _nvml
+from cupy_w4a16 import _env, _nvml, _toolchain
+from cupy_w4a16._errors import CompileError
 from cupy_w4a16._nvml import Gpu
 
 A100 = Gpu("NVIDIA A100", "GPU-aaaa1111", (8, 0))
@@ -67,7 +68,7 @@ def test_hopper_alone_counts(
 
 
 class FakeNvml:
-    """NVML on a machine with these GPUs; a handle is a GPU's index, an instance's is 100 x (1 + GPU) + instance."""
+    """NVML on a machine with these GPUs; GPU i has the handle i + 1, its instance j 100 (i + 1) + j."""
 
     MIG_SLOTS = 7
 
@@ -173,7 +174,7 @@ def test_compile_mode_is_import_unless_asked(
 
 def test_unknown_compile_mode_names_variable_value_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUPY_W4A16_COMPILE", "eager")
-    with pytest.raises(ValueError, match="CUPY_W4A16_COMPILE is 'eager'.*'import'.*'lazy'"):
+    with pytest.raises(ValueError, match=r"CUPY_W4A16_COMPILE is 'eager'.*'import'.*'lazy'"):
         _env.compile_mode()
 
 
@@ -195,10 +196,7 @@ def test_versions_name_everything_a_report_needs(monkeypatch: pytest.MonkeyPatch
     assert set(wanted) | {"CUTLASS headers", "driver"} == set(_env.versions())
 
     def missing() -> object:
-        raise _env_compile_error("no NVRTC")
+        raise CompileError("no NVRTC")
 
-    from cupy_w4a16 import _toolchain
-
-    _env_compile_error = _toolchain.CompileError
     monkeypatch.setattr(_toolchain, "toolchain", missing)
     assert _env.versions()["NVRTC"] == "no NVRTC"  # info must work where compiling does not
