@@ -51,8 +51,8 @@ def _gelu(xp: ModuleType, x: Any) -> Any:
 
 
 def _gelu_tanh(xp: ModuleType, x: Any) -> Any:
-    """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2."""
-    return x * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
+    """x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), as x / (1 + exp(-2 u))."""
+    return x / (1 + xp.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def _silu(xp: ModuleType, x: Any) -> Any:

@@ -197,8 +197,11 @@ def exact_weights(
     w = unpack(b_packed[blocks], k, columns.stop - columns.start).astype(compute)
     for part, groups in groups_of(k, group_size):
         grouped = w[part].reshape(groups.stop - groups.start, -1, w.shape[1])
-        grouped -= SYMMETRIC_ZERO if zeros is None else _as(zeros[groups, columns], compute)[:, None]
-        grouped *= _as(scales[groups, columns], compute)[:, None]
+        grouped -= SYMMETRIC_ZERO if zeros is None else as_wider(zeros[groups, columns], compute)[:, None]
+        grouped *= as_wider(scales[groups, columns], compute)[:, None]
+        grouped += (
+            0  # 0 times a negative scale is -0; sums give +0, and identity activations give these weights
+        )
     return w
 
 
@@ -240,7 +243,7 @@ def column_strips(n: int, per_column: int, limit: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def _as(x: Any, compute: Any) -> Any:
+def as_wider(x: Any, compute: Any) -> Any:
     # By way of float32, which holds every value: CuPy has no direct cast between bfloat16 and float64.
     return x.astype(np.float32).astype(compute, copy=False)
 
