@@ -47,6 +47,13 @@ class LaunchConfig(ctypes.Structure):
     ]
 
 
+def cluster_attribute(size: int) -> LaunchAttribute:
+    """The attribute of a launch in clusters of `size` CTAs along x."""
+    attribute = LaunchAttribute(id=_ATTRIBUTE_CLUSTER_DIMENSION)
+    attribute.value.dims[:] = (size, 1, 1)
+    return attribute
+
+
 @cache
 def _library() -> ctypes.CDLL:
     try:

@@ -99,6 +99,9 @@ def run(arguments: GemmArguments, config: GemmConfig, out: Any) -> None:
     launch.grid[:] = (grid_size(config, problem, loaded.num_sms), 1, 1)
     launch.block[:] = (kernel.threads, 1, 1)
     launch.smem_bytes = kernel.smem_bytes
+    if config.cluster_size > 1:
+        attributes = (_driver.LaunchAttribute * 1)(_driver.cluster_attribute(config.cluster_size))
+        launch.attributes, launch.num_attributes = attributes, 1
     launch.stream = cupy.cuda.get_current_stream().ptr
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
     _driver.launch(loaded.function, launch, pointers, kernel.name)

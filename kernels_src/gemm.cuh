@@ -104,9 +104,9 @@ __device__ __forceinline__ void gemm(const Params& params) {
 
 }  // namespace w4a16
 
-// One kernel: `name` is what cupy.RawModule looks up.
+// One kernel: `name` is what the host looks up. Clusters are an attribute of the launch.
 #define W4A16_GEMM(name, Config)                                                                                    \
   extern "C" __global__ void __launch_bounds__(w4a16::kThreads<Config>, 1)                                          \
-      __cluster_dims__(w4a16::kClusterSize<Config>, 1, 1) name(const __grid_constant__ w4a16::Params params) {      \
+      name(const __grid_constant__ w4a16::Params params) {                                                          \
     w4a16::gemm<Config>(params);                                                                                    \
   }

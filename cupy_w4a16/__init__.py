@@ -1,0 +1,39 @@
+"""4-bit weights times 16-bit activations (W4A16) on NVIDIA Hopper, for CuPy and NumPy arrays.
+
+`gemm(a, b_packed, scales, ...)` multiplies; `quantize` makes the weights. README.md has the ten-line example.
+"""
+
+from __future__ import annotations
+
+from ._build import compile_at_import, compile_kernels
+from ._cache import clear_cache
+from ._config import GemmConfig, GemmProblem
+from ._errors import CompileError, UnsupportedDeviceError, W4A16Error
+from ._gemm import gemm
+from ._heuristics import choose_config
+from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
+from ._paths import cache_dir
+from ._quantize import QuantizedWeight, dequantize, quantize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PACKED_LAYOUT_VERSION",
+    "CompileError",
+    "GemmConfig",
+    "GemmProblem",
+    "QuantizedWeight",
+    "UnsupportedDeviceError",
+    "W4A16Error",
+    "cache_dir",
+    "choose_config",
+    "clear_cache",
+    "compile_kernels",
+    "dequantize",
+    "gemm",
+    "pack",
+    "quantize",
+    "unpack",
+]
+
+compile_at_import()
