@@ -59,7 +59,7 @@ BLOCK_K = 128
 BLOCK_WORDS = 1024
 PAD_CODE = 8
 
-# Codes handled at once: bounds the temporary memory (about 4 bytes a code on top of argument and result). The
+# Codes handled at once: bounds the temporary memory (about 3 bytes a code on top of argument and result). The
 # GPU takes long strips, so that kernel launches stay few; a CPU short ones, that stay in its cache.
 _STRIP_CODES = {"numpy": 1 << 20, "cupy": 1 << 26}
 
