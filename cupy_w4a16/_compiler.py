@@ -70,9 +70,9 @@ def compile_source(source: str, name: str) -> Compiled:
         try:
             nvrtc.compileProgram(program, list(chosen))
         except nvrtc.NVRTCError as error:
-            log = nvrtc.getProgramLog(program)
+            log = nvrtc.getProgramLog(program).rstrip("\0 \n")  # a C string's end, which CuPy keeps
             raise CompileError(f"{name} does not compile: {error}\n{log}", log=log) from error
-        log = nvrtc.getProgramLog(program)
+        log = nvrtc.getProgramLog(program).rstrip("\0 \n")
         remark = _SERIALISED.search(log)
         if remark:
             raise CompileError(f"{name} compiles to serialised wgmma: {remark.group().strip()}", log=log)

@@ -83,6 +83,11 @@ ptxas info    : Used 40 registers, used 1 barriers
     assert _compiler.parse_resources(log) == (_compiler.Resources("k", 40, 8, 4, 2),)
 
 
+def test_log_is_text_to_its_end() -> None:
+    log = _compiler.compile_source(COPY, "copy").log
+    assert log.replace("\n", "").isprintable()
+
+
 def test_compile_error_carries_the_log() -> None:
     with pytest.raises(CompileError) as caught:
         _compiler.compile_source("#error this is what went wrong\n", "broken")
