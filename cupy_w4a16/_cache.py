@@ -31,6 +31,7 @@ from ._toolchain import toolchain
 LOCK_TIMEOUT_S = 60.0  # several times the slowest unit: a holder that takes longer counts as stuck
 MAX_ENTRIES = 1000  # about 250 MB; beyond, the entries stored longest ago go first
 
+_LOCKS, _FAILED = "cupy_w4a16-locks", "cupy_w4a16-failed"  # in a folder that may hold other things
 _log = logging.getLogger("cupy_w4a16")
 _ENTRY_NAME = re.compile(rf"[\w.-]+-[0-9a-f]{{{KEY_DIGITS}}}")
 
@@ -89,17 +90,17 @@ def clear_cache() -> int:
 
     Nothing else in the folder is touched, and the kernels a process has loaded stay usable.
 
-    >>> import os, tempfile, cupy_w4a16
-    >>> os.environ["CUPY_W4A16_CACHE_DIR"] = tempfile.mkdtemp()  # not the one we work with
-    >>> cupy_w4a16.clear_cache()
+    >>> import os, tempfile, unittest.mock, cupy_w4a16
+    >>> empty = {"CUPY_W4A16_CACHE_DIR": tempfile.mkdtemp()}  # not the one we work with
+    >>> with unittest.mock.patch.dict(os.environ, empty):
+    ...     cupy_w4a16.clear_cache()
     0
-    >>> del os.environ["CUPY_W4A16_CACHE_DIR"]
     """
     folder = _paths.cache_dir()
     stored = _entry_folders(folder)
     for entry in stored:
         shutil.rmtree(entry, ignore_errors=True)
-    for own in ("locks", "failed"):
+    for own in (_LOCKS, _FAILED):
         shutil.rmtree(folder / own, ignore_errors=True)
     return len(stored)
 
@@ -154,7 +155,7 @@ def _compile(unit: Unit) -> _compiler.Compiled:
 
 
 def _keep_failed(unit: Unit) -> str | None:
-    for folder in (_paths.cache_dir() / "failed", Path(tempfile.gettempdir(), "cupy_w4a16-failed")):
+    for folder in (_paths.cache_dir() / _FAILED, Path(tempfile.gettempdir(), _FAILED)):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / f"{unit.name}.cu", unit.source.encode())
@@ -200,7 +201,7 @@ def _locked(cache: Path, stem: str) -> Iterator[None]:
     """Hold the key's file lock, or carry on without: a second compile is wasteful, not wrong."""
     import filelock
 
-    folder = cache / "locks"
+    folder = cache / _LOCKS
     lock = filelock.FileLock(folder / f"{stem}.lock", timeout=LOCK_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -253,4 +254,4 @@ def _prune(cache: Path) -> None:
         stored.sort(key=lambda entry: entry.stat().st_mtime)
         for entry in stored[: len(stored) - MAX_ENTRIES]:
             shutil.rmtree(entry, ignore_errors=True)
-            (cache / "locks" / f"{entry.name}.lock").unlink(missing_ok=True)
+            (cache / _LOCKS / f"{entry.name}.lock").unlink(missing_ok=True)

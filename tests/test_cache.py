@@ -212,7 +212,7 @@ def test_source_that_does_not_compile_is_kept_and_not_cached() -> None:
 
 def test_clear_cache_removes_our_entries_and_nothing_else(compiles: list[str], folders: Path) -> None:
     cubins = [_cache.load_or_compile(Unit(name)) for name in ("one", "two")]
-    others = [folders / "cache/notes.txt", folders / "cache/other-folder/file"]
+    others = [folders / "cache" / name for name in ("notes.txt", "other-folder/file", "locks/file")]
     for other in others:
         other.parent.mkdir(exist_ok=True)
         other.touch()
@@ -304,7 +304,7 @@ input()
 
 
 def lock_path() -> Path:
-    path = _cache.writable_folder() / "locks" / f"copy-{_key.unit_key(Unit())}.lock"
+    path = _cache.writable_folder() / _cache._LOCKS / f"copy-{_key.unit_key(Unit())}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
