@@ -8,7 +8,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ._arrays import row_bytes_of
+from ._arrays import row_bytes_of, share_bytes
 from ._dtypes import FLOAT32, dtype_of
 
 
@@ -63,9 +63,23 @@ def row_bytes_of_out(out: Any, shape: tuple[int, ...], m: int) -> int:
     row = strides[0] if len(shape) == 2 else row_bytes_of(shape, strides)
     if m == 1:
         row = dense
-    if row is None or row < dense or (n > 1 and strides[-1] != itemsize):
+    if row is None or row < dense or row % itemsize or (n > 1 and strides[-1] != itemsize):
         raise ValueError(
             f"out of shape {shape} has strides {strides}: its rows must be dense and one positive stride "
             "apart, as in a C-contiguous array or out[:, i:j] of one; pass such an out, and copy from it"
         )
     return row
+
+
+def check_apart(out: Any, **inputs: Any) -> None:
+    """ValueError where `out` shares a byte with an input: kernels read inputs while they write `out`.
+
+    The comparison is exact, strides and all: an `out` whose rows lie between the rows of `a` in one buffer passes.
+    (In the rare case of strides too intricate to decide in bounded time, arrays count as sharing.)
+    """
+    for name, x in inputs.items():
+        if x is not None and share_bytes(out, x):
+            raise ValueError(
+                f"out overlaps {name} in memory, but inputs are read while out is written: pass an out of "
+                "its own, or leave out=None"
+            )

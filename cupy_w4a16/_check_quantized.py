@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from . import _device
 from ._arrays import as_arrays
-from ._device import check_current_device, current_device
 from ._dtypes import HALF_DTYPES, INTEGER_DTYPES
 from ._foreign_layouts import advice
 from ._group_size import as_int, checked_group_size, whole_groups
@@ -16,6 +16,9 @@ from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS
 
 _INT32 = np.dtype(np.int32)
 BLOCK_BYTES = 4 * BLOCK_WORDS
+#: `dtype.name` takes NumPy 2 us each time.
+_INTEGER_NAMES = {dtype: dtype.name for dtype in INTEGER_DTYPES}
+_HALF_NAMES = {dtype: dtype.name for dtype in HALF_DTYPES}
 #: Integer zero points go from 0 to this.
 MAX_ZERO = 16
 #: One copy into shared memory moves blocks from addresses that are multiples of this many bytes.
@@ -26,8 +29,8 @@ class QuantizedArguments(NamedTuple):
     """A checked weight: w (k, n) = (q - zero) * scale, as arrays of `xp` that can be read in place.
 
     `group_size` is -1 or a power of two; `zeros_dtype` is None (symmetric) or the name of their dtype. The
-    `*_row_bytes` are the bytes from one row of blocks, scales or zeros to the next (0 without zeros); a row itself
-    is dense.
+    `*_row_bytes` are the bytes from one row of blocks, scales or zeros to the next (0 without zeros); rows
+    are dense.
     """
 
     xp: ModuleType
@@ -56,17 +59,23 @@ def check_quantized(
         k = as_int("k", k)
         if k < 0:
             raise ValueError(f"k is {k}: pass the rows of the weight, 0 or more, or None for whole groups")
-    weight = check_weight(xp, b_packed, scales, zeros, group_size, k)
+    sizes = check_weight(xp, b_packed, scales, zeros, group_size, k)
     if xp is not np:
-        check_current_device(current_device(), {"b_packed": b_packed, "scales": scales, "zeros": zeros})
+        _device.check_current_device(
+            _device.current_device(), {"b_packed": b_packed, "scales": scales, "zeros": zeros}
+        )
         check_alignment(b_packed=b_packed, scales=scales, zeros=zeros)
-    return weight
+    return QuantizedArguments(xp, b_packed, scales, zeros, *sizes)
 
 
 def check_weight(
     xp: ModuleType, b_packed: Any, scales: Any, zeros: Any, group_size: Any, k: int | None, a: Any = None
-) -> QuantizedArguments:
-    """The checks of shapes, strides and dtypes; `a`, where given, is what k and the dtype come from."""
+) -> tuple[int, int, int, str | None, int, int, int]:
+    """The checks of shapes, strides and dtypes; `a`, where given, is what k and the dtype come from.
+
+    What is found is returned in the order of `QuantizedArguments`, from `n` on. Arrays that are plainly
+    C-contiguous are told by one comparison, the others are looked at more closely.
+    """
     b_shape = b_packed.shape
     s_shape = scales.shape
     dtype = b_packed.dtype
@@ -87,14 +96,17 @@ def check_weight(
         if -(-k // BLOCK_K) != blocks_k:
             _wrong_k(k, b_shape, s_shape, a)
         group_size = checked_group_size(group_size, k, rows, s_shape)
-    b_row_bytes = _block_row_bytes(b_packed, blocks_n, blocks_k)
-    scales_row_bytes = _dense_row_bytes("scales", scales, rows, n, xp)
-    zeros_dtype, zeros_row_bytes = None, 0
-    if zeros is not None:
-        zeros_dtype = _zeros_dtype(zeros, s_shape, dtype, xp)
-        zeros_row_bytes = _dense_row_bytes("zeros", zeros, rows, n, xp)
-    rows_bytes = b_row_bytes, scales_row_bytes, zeros_row_bytes
-    return QuantizedArguments(xp, b_packed, scales, zeros, n, k, group_size, zeros_dtype, *rows_bytes)
+    b_row_bytes = BLOCK_BYTES * blocks_k
+    if b_packed.strides != (b_row_bytes, BLOCK_BYTES, 4):
+        b_row_bytes = _block_row_bytes(b_packed, blocks_n, blocks_k)
+    scales_row_bytes = 2 * n
+    if scales.strides != (scales_row_bytes, 2):
+        scales_row_bytes = _dense_row_bytes("scales", scales, rows, n, xp)
+    if zeros is None:
+        return n, k, group_size, None, b_row_bytes, scales_row_bytes, 0
+    zeros_dtype = _zeros_dtype(zeros, s_shape, dtype, xp)
+    zeros_row_bytes = _dense_row_bytes("zeros", zeros, rows, n, xp)
+    return n, k, group_size, zeros_dtype, b_row_bytes, scales_row_bytes, zeros_row_bytes
 
 
 def required(**arguments: Any) -> None:
@@ -122,7 +134,7 @@ def check_alignment(**arrays: Any) -> None:
     for name, x in arrays.items():
         if x is not None and x.size:
             align = ALIGN_BYTES if name == "b_packed" else x.dtype.itemsize
-            if x.data.ptr % align or any(s % x.dtype.itemsize for s in x.strides):
+            if x.data.ptr % align:
                 raise ValueError(
                     f"{name} starts at address {x.data.ptr:#x} with strides {x.strides}: a GPU reads {name} "
                     f"from multiples of {align} bytes only; pass {name}.copy(), or cut it elsewhere"
@@ -173,7 +185,8 @@ def _zeros_dtype(zeros: Any, s_shape: tuple[int, ...], dtype: Any, xp: ModuleTyp
         if zeros.dtype.itemsize == 4 and zeros.ndim == 2 and zeros.shape[1] * 8 == s_shape[1]:
             hint = "it looks like packed qzeros, eight an integer: unpack them (GPTQ v1 keeps zero - 1)"
         raise ValueError(f"zeros is of shape {zeros.shape}, scales of {s_shape}: they must agree; {hint}")
-    if zeros.dtype in INTEGER_DTYPES:
+    name = _INTEGER_NAMES.get(zeros.dtype)
+    if name is not None:
         # Looking at values on the GPU would wait for it; there, values past 16 are the caller's to avoid.
         if xp is np and zeros.size and (zeros.min() < 0 or zeros.max() > MAX_ZERO):
             at = tuple(int(i) for i in np.argwhere((zeros < 0) | (zeros > MAX_ZERO))[0])
@@ -181,13 +194,13 @@ def _zeros_dtype(zeros: Any, s_shape: tuple[int, ...], dtype: Any, xp: ModuleTyp
                 f"zeros holds {zeros[at]} at {list(at)}: integer zeros go from 0 to {MAX_ZERO}; "
                 f"for other zero points pass zeros.astype(scales.dtype)"
             )
-        return str(zeros.dtype.name)
+        return name
     if zeros.dtype != dtype:
         raise TypeError(
             f"zeros is {zeros.dtype}: allowed are uint8, int8, int32 and {dtype} (the dtype of scales); "
             f"pass zeros.astype({xp.__name__}.uint8) for whole numbers, else zeros.astype(scales.dtype)"
         )
-    return str(dtype.name)
+    return _HALF_NAMES[dtype]
 
 
 def _block_row_bytes(b_packed: Any, blocks_n: int, blocks_k: int) -> int:
@@ -216,7 +229,7 @@ def _dense_row_bytes(name: str, x: Any, rows: int, n: int, xp: ModuleType) -> in
         row = dense
     if not rows or not n:
         return dense
-    if (column == itemsize or n == 1) and row >= dense:
+    if (column == itemsize or n == 1) and row >= dense and not row % itemsize:
         return int(row)
     raise ValueError(
         f"{name} of shape {x.shape} has strides {x.strides}: its rows must be dense, as in a C-contiguous "
