@@ -13,7 +13,7 @@ from ._gemm_layout import GemmLayout
 def check_gpu(
     layout: GemmLayout, a: Any, b_packed: Any, scales: Any, zeros: Any, bias: Any, out: Any
 ) -> None:
-    """ValueError for an array on another GPU, misaligned, or under `out`; UnsupportedDeviceError off Hopper.
+    """ValueError for an array on another GPU, misaligned, under `out`; UnsupportedDeviceError off Hopper.
 
     One look at each array passes a good call. It may doubt too much, never too little; the exact checks decide.
     """

@@ -20,7 +20,7 @@ from ._check_gpu import check_gpu
 from ._check_out import check_apart, check_writable
 from ._check_quantized import ALIGN_BYTES, QuantizedArguments, check_quantized, required
 from ._config import GemmProblem
-from ._gemm_layout import gemm_layout
+from ._gemm_layout import copied_row_bytes, gemm_layout
 
 __all__ = ["GemmArguments", "QuantizedArguments", "check_gemm", "check_quantized"]
 
@@ -104,16 +104,17 @@ def check_gemm(
     if activation is not None and activation not in ACTIVATIONS:
         _wrong_activation(activation)
     layout = gemm_layout(xp, a, b_packed, scales, zeros, group_size, bias, dtype, out)
-    a_in_place = layout.a_aligned
+    a_in_place, a_row_bytes = layout.a_aligned, layout.a_row_bytes
     if xp is cupy:
         check_gpu(layout, a, b_packed, scales, zeros, bias, out)
-        a_in_place = a_in_place and not a.data.ptr % ALIGN_BYTES
+        if a_in_place and a.data.ptr % ALIGN_BYTES:
+            a_in_place, a_row_bytes = False, copied_row_bytes(a)
     elif out is not None:
         check_apart(out, a=a, b_packed=b_packed, scales=scales, zeros=zeros, bias=bias)
     if a.ndim != 2 and layout.a_has_rows:
         a = a.reshape(layout.problem.m, layout.problem.k)
     return GemmArguments(
-        layout.problem, xp, a, a_in_place, layout.a_row_bytes, layout.lead_shape,
+        layout.problem, xp, a, a_in_place, a_row_bytes, layout.lead_shape,
         b_packed, layout.b_row_bytes, scales, layout.scales_row_bytes, zeros, layout.zeros_row_bytes,
         bias, alpha, activation, out, layout.out_row_bytes, layout.out_dtype,
     )  # fmt: skip

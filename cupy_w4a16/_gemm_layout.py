@@ -124,14 +124,18 @@ def _checked_layout(
     )  # fmt: skip
 
 
+def copied_row_bytes(a: Any) -> int:
+    """Bytes of a row of `a` in a copy that a tensor map takes: whole multiples of 16."""
+    return -(-(a.shape[-1] * a.itemsize) // ALIGN_BYTES) * ALIGN_BYTES
+
+
 def _rows_of_a(a: Any, m: int, xp: ModuleType) -> tuple[bool, bool, int]:
     """Whether one row stride walks `a`; whether a tensor map takes it; and the bytes of a row step.
 
     Where no map takes it, the step is that of the copy to be made; so it is where there is no second row.
     """
     shape, strides, itemsize = a.shape, a.strides, a.itemsize
-    dense = shape[-1] * itemsize
-    copied = -(-dense // ALIGN_BYTES) * ALIGN_BYTES
+    copied = copied_row_bytes(a)
     if xp is np:
         return True, True, copied
     if any(stride % itemsize for size, stride in zip(shape, strides, strict=True) if size > 1):
@@ -144,7 +148,7 @@ def _rows_of_a(a: Any, m: int, xp: ModuleType) -> tuple[bool, bool, int]:
         return False, False, copied
     if m <= 1:
         row = copied
-    if (strides[-1] == itemsize or shape[-1] <= 1) and row >= dense and not row % ALIGN_BYTES:
+    if (strides[-1] == itemsize or shape[-1] <= 1) and row >= shape[-1] * itemsize and not row % ALIGN_BYTES:
         return True, True, row
     return True, False, copied
 

@@ -74,6 +74,13 @@ def test_out_over_an_a_that_runs_backwards():
     check(cupy_array, a=a, out=cupy_array("out", at=PLACES["a"] + 512))
 
 
+def test_out_over_two_rows_of_a_that_run_backwards():
+    a = cupy_array("a", (2, K), strides=(-2 * K, 2))  # the last element is the one before the first
+    out = cupy_array("out", (2, N), at=PLACES["a"] - 4 * N)
+    with pytest.raises(ValueError, match="out overlaps a"):
+        check(cupy_array, a=a, out=out)
+
+
 def test_empty_out_overlaps_nothing(make):
     a = make("a", (0, K))
     assert check(make, a=a, out=make("out", (0, N))).problem.m == 0
@@ -217,6 +224,7 @@ def test_remembered_layouts_are_bounded(monkeypatch):
 def test_good_call_makes_no_bad_one_pass():
     check(cupy_array, *ALL)
     message_of(TypeError, cupy_array, *ALL, scales=cupy_array("scales", dtype=BFLOAT16))
+    message_of(ValueError, cupy_array, *ALL, scales=cupy_array("scales", (ROWS - 1, N)))
     message_of(TypeError, cupy_array, *ALL, dtype="float64")
     message_of(ValueError, cupy_array, *ALL, bias=cupy_array("bias", (N,), strides=(4,)))
     message_of(ValueError, cupy_array, *ALL, b_packed=cupy_array("b_packed", strides=(8192, 4096, 8)))

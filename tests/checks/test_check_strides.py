@@ -50,6 +50,13 @@ def test_b_packed_that_is_not_dense(make, cut):
     )
 
 
+def test_rows_of_blocks_that_no_bulk_copy_reaches():
+    b_packed = cupy_array("b_packed", strides=(8200, 4096, 4))
+    has(message_of(ValueError, cupy_array, b_packed=b_packed), "strides (8200, 4096, 4)", "b_packed.copy()")
+    found = check(cupy_array, b_packed=cupy_array("b_packed", strides=(8208, 4096, 4)))
+    assert found.b_row_bytes == 8208
+
+
 @pytest.mark.parametrize("name", ["scales", "zeros"])
 @pytest.mark.parametrize("cut", [lambda x: x[:ROWS, ::2], lambda x: x[ROWS - 1 :: -1, :N]])
 def test_scales_and_zeros_that_are_not_dense(make, name, cut):
@@ -104,6 +111,7 @@ def test_a_read_in_place(shape, strides, row_bytes):
     [
         ((M, K), None, PLACES["a"] + 2),  # the address
         ((K,), None, PLACES["a"] + 8),
+        ((M, K), (1024, 2), PLACES["a"] + 8),
         ((M, K), (514, 2), PLACES["a"]),  # the row stride
         ((M, K), (2, 32), PLACES["a"]),  # a.T
         ((M, K), (1024, 4), PLACES["a"]),  # a[:, ::2]
