@@ -15,7 +15,7 @@ def check_gpu(
 ) -> None:
     """ValueError for an array on another GPU, misaligned, under `out`; UnsupportedDeviceError off Hopper.
 
-    One look at each array passes a good call. It may doubt too much, never too little; the exact checks decide.
+    One look at each array passes a good call. It may doubt too much, never too little; exact checks decide.
     """
     device = _device.current_device()
     low = high = 0

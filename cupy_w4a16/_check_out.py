@@ -74,7 +74,7 @@ def row_bytes_of_out(out: Any, shape: tuple[int, ...], m: int) -> int:
 def check_apart(out: Any, **inputs: Any) -> None:
     """ValueError where `out` shares a byte with an input: kernels read inputs while they write `out`.
 
-    The comparison is exact, strides and all: an `out` whose rows lie between those of `a` in one buffer passes.
+    The comparison is exact, strides and all: rows of `out` between those of `a` in one buffer pass.
     (In the rare case of strides too intricate to decide in bounded time, arrays count as sharing.)
     """
     for name, x in inputs.items():
