@@ -11,10 +11,8 @@ from functools import cache, cached_property
 
 from ._config import (
     NAMED_CONFIGS,
-    WARPGROUPS,
     GemmConfig,
     GemmProblem,
-    accumulator_registers,
     resolved_stages,
     smem_bytes,
 )
@@ -80,14 +78,13 @@ class Kernel:
 
     @property
     def threads(self) -> int:
-        return (WARPGROUPS + 1) * 128
+        return self.config.threads
 
     @cached_property
     def text(self) -> str:
         """The struct of constants and the instantiation."""
         config = self.config
-        # The register file holds 504 for a thread of each warpgroup: what the producer gives up, consumers take.
-        consumer, producer = (240, 24) if accumulator_registers(config) > 160 else (232, 40)
+        consumer, producer = config.registers
         return f"""
 struct {self.name}_config {{
   using Element = w4a16::{_TYPES[self.dtype]};
@@ -99,7 +96,13 @@ struct {self.name}_config {{
   static constexpr int kClusterN = {config.cluster_n};
   static constexpr int kClusterM = {config.cluster_m};
   static constexpr int kStages = {self.stages};
-  static constexpr bool kPingpong = {str(config.schedule == "pingpong").lower()};
+  static constexpr bool kPingpong = {_bool(config.schedule == "pingpong")};
+  static constexpr int kWarpgroupsN = {config.stage_readers};
+  static constexpr int kSplitWarpgroups = {config.split_k_warpgroups};
+  static constexpr int kSplitCluster = {config.split_k_cluster};
+  static constexpr bool kScaleAccumulators = {_bool(config.scale_on == "accumulators")};
+  static constexpr int kBatchSteps = {config.batch_steps};
+  static constexpr int kCtasPerSm = {config.ctas_per_sm};
   static constexpr w4a16::Activation kActivation = w4a16::Activation::{_ACTIVATIONS[self.activation]};
   static constexpr int kStoreTokens = {config.store_tokens};
   static constexpr int kStoreBuffers = {config.store_buffers};
@@ -109,6 +112,10 @@ struct {self.name}_config {{
 }};
 W4A16_GEMM({self.name}, {self.name}_config)
 """
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def kernel_for(config: GemmConfig, problem: GemmProblem, activation: str | None = None) -> Kernel:

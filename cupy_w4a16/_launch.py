@@ -81,10 +81,13 @@ def _aligned_params() -> tuple[Params, Any]:
 
 
 def grid_size(config: GemmConfig, problem: GemmProblem, num_sms: int) -> int:
-    """CTAs to launch: one an SM, fewer where there are fewer tiles; whole clusters."""
+    """CTAs to launch: with k split, a cluster for every tile; else as many as run at once, fewer if tiles are fewer."""
     tiles_n = -(-problem.n // (config.tile_n * config.cluster_n))
     tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
-    return min(tiles_n * tiles_m, max(num_sms // config.cluster_size, 1)) * config.cluster_size
+    tiles = tiles_n * tiles_m
+    if config.splits == 1:
+        tiles = min(tiles, max(num_sms * config.ctas_per_sm // config.cluster_size, 1))
+    return tiles * config.cluster_size
 
 
 def run(arguments: GemmArguments, config: GemmConfig, out: Any) -> None:
@@ -135,7 +138,7 @@ def _fill(
         )
     out_row_bytes = arguments.out_row_bytes
     params.tma_store = _is_aligned(out.data.ptr, out_row_bytes)
-    if params.tma_store:
+    if params.tma_store and config.store_tokens:
         itemsize = out.dtype.itemsize
         _driver.encode_tensor_map(
             base + Params.out_map.offset,

@@ -81,10 +81,10 @@ __device__ __forceinline__ GroupScale<Element, Zero> load_group_scale(const uint
   return group;
 }
 
-// One magic-numbered pair of codes to a pair of weights of column 2g + kColumn.
-template <class Element, class Zero, int kColumn>
+// One magic-numbered pair of codes to a pair of weights of column 2g + kColumn; unscaled, q - zero, for kernels that
+// scale their float32 sums instead.
+template <class Element, class Zero, bool kScaled, int kColumn>
 __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<Element, Zero>& group) {
-  uint32_t scale = kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale);
   uint32_t factor, base;
   if constexpr (Element::kIsHalf) {
     factor = kColumn == 0 ? detail::kHalfQuarter : detail::kHalfSixtyFourth;
@@ -100,28 +100,29 @@ __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<
     centred = Element::sub2(Element::fma2(magic, factor, base), group.minus_zero[kColumn]);
     if constexpr (!kSame<Zero, Element>) centred = Element::sub2(centred, group.zero_low[kColumn]);
   }
-  return Element::mul2(centred, scale);
+  if constexpr (!kScaled) return centred;
+  return Element::mul2(centred, kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale));
 }
 
 // The A fragment of one k16 step.
-template <class Element, class Zero>
+template <class Element, class Zero, bool kScaled>
 __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Element, Zero>& group,
                                            uint32_t (&fragment)[4]) {
   using detail::kMaskHigh;
   using detail::kMaskLow;
   if constexpr (Element::kIsHalf) {
     uint32_t rotated = rotate_right(word, 8);
-    fragment[0] = to_weights<Element, Zero, 0>(and_or(word, kMaskLow, detail::kHalfMagic), group);
-    fragment[1] = to_weights<Element, Zero, 1>(and_or(word, kMaskHigh, detail::kHalfMagic), group);
-    fragment[2] = to_weights<Element, Zero, 0>(and_or(rotated, kMaskLow, detail::kHalfMagic), group);
-    fragment[3] = to_weights<Element, Zero, 1>(and_or(rotated, kMaskHigh, detail::kHalfMagic), group);
+    fragment[0] = to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kHalfMagic), group);
+    fragment[1] = to_weights<Element, Zero, kScaled, 1>(and_or(word, kMaskHigh, detail::kHalfMagic), group);
+    fragment[2] = to_weights<Element, Zero, kScaled, 0>(and_or(rotated, kMaskLow, detail::kHalfMagic), group);
+    fragment[3] = to_weights<Element, Zero, kScaled, 1>(and_or(rotated, kMaskHigh, detail::kHalfMagic), group);
   } else {
-    fragment[0] = to_weights<Element, Zero, 0>(and_or(word, kMaskLow, detail::kBfloat16Magic), group);
-    fragment[1] = to_weights<Element, Zero, 1>(
+    fragment[0] = to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kBfloat16Magic), group);
+    fragment[1] = to_weights<Element, Zero, kScaled, 1>(
         and_or(rotate_right(word, 4), kMaskLow, detail::kBfloat16Magic), group);
-    fragment[2] = to_weights<Element, Zero, 0>(
+    fragment[2] = to_weights<Element, Zero, kScaled, 0>(
         and_or(rotate_right(word, 8), kMaskLow, detail::kBfloat16Magic), group);
-    fragment[3] = to_weights<Element, Zero, 1>(
+    fragment[3] = to_weights<Element, Zero, kScaled, 1>(
         and_or(rotate_right(word, 12), kMaskLow, detail::kBfloat16Magic), group);
   }
 }

@@ -1,15 +1,17 @@
-// From accumulators to the result: activation(alpha * accum + bias), rounded once, through shared memory and TMA.
+// From sums to the result: activation(alpha * sum + bias), rounded once.
 //
-// The accumulators are the result's transpose: a thread holds pairs of neighbouring columns of one token. A warp
-// writes them into a staging buffer of [token][128 bytes] with the 128-byte swizzle (no bank conflicts: four tokens
-// of eight words each cover all 32 banks), and one thread stores the buffer with TMA, which clips at the edges of
-// `out`. Where `out` is not aligned for TMA, threads store their own pairs.
+// Sums are the result's transpose: a thread holds units, two neighbouring columns of one token. Where a tile has many
+// tokens, a warp writes its units into a staging buffer of [token][128 bytes] with the 128-byte swizzle (no bank
+// conflicts: four tokens of eight words each cover all 32 banks), and one thread stores the buffer with TMA, which
+// clips at the edges of `out`. Where tokens are few, or `out` is not aligned for TMA, threads store their own units:
+// a warp's eight lanes of one token fill one 32-byte sector.
 #pragma once
 
 #include "cute/arch/copy_sm90_tma.hpp"
 #include "params.cuh"
+#include "ptx.cuh"
+#include "reduce.cuh"
 #include "scheduler.cuh"
-#include "wgmma.cuh"
 
 namespace w4a16 {
 
@@ -39,45 +41,51 @@ struct Epilogue {
   static constexpr int kBlocks = kWarpgroupBlocks<Config>;
   static constexpr bool kFloatOut = kSame<Out, Float>;
   static constexpr int kSlabColumns = kSwizzleBytes / sizeof(OutStorage);
-  static constexpr int kChunks = Config::kTileM / Config::kStoreTokens;
-  using Accum = Accumulators<Config::kTileM>[kBlocks];
+  using Block = Results<kUnits<Config>>;
+  using Share = Block[kBlocks];
 
   const Params& params;
   Storage& smem;
   const int warpgroup;
-  const int warp;  // in the warpgroup
-  const int group;  // lane / 4: the pair of columns in the warp's sixteen
-  const int quad;   // lane % 4: the pair of tokens in each eight
-  uint32_t stores = 0;  // staging buffers filled so far
+  const int first_unit;  // of this contributor's share
+  const int warp;        // in the warpgroup
+  const int group;       // lane / 4: the pair of columns in the warp's sixteen
+  const int quad;        // lane % 4: the pair of tokens in each eight
+  uint32_t stores = 0;   // staging buffers filled so far
 
-  __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup)
+  __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup, int contributor)
       : params(params),
         smem(smem),
         warpgroup(warpgroup),
+        first_unit(contributor * kUnits<Config>),
         warp(threadIdx.x / 32 % kWarpgroupWarps),
         group(threadIdx.x % 32 / 4),
         quad(threadIdx.x % 4) {}
 
-  // `tile.n` is the first column of the warpgroup's first block.
-  __device__ __forceinline__ void run(const Accum& accum, const Tile& tile) {
+  // `tile.n` is the first column of the warpgroup's first block, `tile.m` the tile's first token.
+  __device__ __forceinline__ void run(const Share& share, const Tile& tile) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       const int block_n = tile.n + block * kBlockN;
       if (block_n >= params.n) break;
       const int column = block_n + warp * 16 + group * 2;
       const float bias[2] = {load_bias(column), load_bias(column + 1)};
-      if (params.tma_store) {
+      if constexpr (kStaged<Config>) {
+        if (params.tma_store) {
 #pragma unroll
-        for (int chunk = 0; chunk < kChunks; ++chunk) store_chunk(accum[block], chunk, block_n, tile.m, bias);
-      } else {
-        store_direct(accum[block], column, tile.m, bias);
+          for (int chunk = 0; chunk < kResultTokens<Config> / Config::kStoreTokens; ++chunk) {
+            store_chunk(share[block], chunk, block_n, tile.m, bias);
+          }
+          continue;
+        }
       }
+      store_direct(share[block], column, tile.m, bias);
     }
   }
 
   // The last stores must have read shared memory before the CTA gives it up.
   __device__ __forceinline__ void finish() const {
-    if (leader()) cute::tma_store_wait<0>();
+    if (kStaged<Config> && leader()) cute::tma_store_wait<0>();
   }
 
  private:
@@ -88,23 +96,23 @@ struct Epilogue {
     return Element::to_float(static_cast<const typename Element::Storage*>(params.bias)[column]);
   }
 
-  __device__ __forceinline__ float finish_value(float accum, float bias) const {
-    return activate<Config::kActivation>(params.alpha * accum + bias);
+  __device__ __forceinline__ float finish_value(float sum, float bias) const {
+    return activate<Config::kActivation>(params.alpha * sum + bias);
   }
 
   __device__ __forceinline__ void sync_warpgroup() const {
     cutlass::arch::NamedBarrier::sync(kWarpgroupThreads, uint32_t(NamedBarrier::kFirstWarpgroup) + warpgroup);
   }
 
-  __device__ __forceinline__ void store_chunk(const Accumulators<Config::kTileM>& accum, int chunk, int block_n,
-                                              int tile_m, const float (&bias)[2]) {
-    const int token = tile_m + chunk * Config::kStoreTokens;
+  __device__ __forceinline__ void store_chunk(const Block& results, int chunk, int block_n, int tile_m,
+                                              const float (&bias)[2]) {
+    const int token = tile_m + first_unit * 4 + chunk * Config::kStoreTokens;
     if (token >= params.m) return;
     const uint32_t buffer = stores++ % Config::kStoreBuffers;
-    uint8_t(*slabs)[kSlabBytes<Config>] = smem.results[warpgroup][buffer];
+    auto& slabs = smem.results[warpgroup][buffer];
     if (leader()) cute::tma_store_wait<Config::kStoreBuffers - 1>();
     sync_warpgroup();  // the buffer's last store has read it
-    stage(accum, chunk, slabs, bias);
+    stage(results, chunk, slabs, bias);
     cute::tma_store_fence();
     sync_warpgroup();
     if (leader()) {
@@ -116,50 +124,54 @@ struct Epilogue {
     }
   }
 
-  __device__ __forceinline__ void stage(const Accumulators<Config::kTileM>& accum, int chunk,
-                                        uint8_t (*slabs)[kSlabBytes<Config>], const float (&bias)[2]) const {
-    constexpr int kPairBytes = 2 * sizeof(OutStorage);
+  template <class Slabs>
+  __device__ __forceinline__ void stage(const Block& results, int chunk, Slabs& slabs, const float (&bias)[2]) const {
     const int column_bytes = (warp * 16 + group * 2) * int(sizeof(OutStorage));
     const int piece = column_bytes % kSwizzleBytes / 16;
     uint8_t* slab = slabs[column_bytes / kSwizzleBytes] + column_bytes % 16;
 #pragma unroll
-    for (int eight = 0; eight < Config::kStoreTokens / 8; ++eight) {
+    for (int i = 0; i < Config::kStoreTokens / 4; ++i) {
+      const int unit = chunk * (Config::kStoreTokens / 4) + i;
+      const int row = quad * 2 + i % 2;  // of the swizzle's eight rows
+      store_pair(slab + (i / 2 * 8 + row) * kSwizzleBytes + ((piece ^ row) * 16),
+                 finish_value(results.low[unit], bias[0]), finish_value(results.high[unit], bias[1]));
+    }
+  }
+
+  __device__ __forceinline__ void store_direct(const Block& results, int column, int tile_m,
+                                               const float (&bias)[2]) const {
+    if (column >= params.n) return;
+    OutStorage* out = static_cast<OutStorage*>(params.out) + column;
 #pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
-        const float* pair = &accum.value[(chunk * (Config::kStoreTokens / 8) + eight) * 4 + odd];
-        const float low = finish_value(pair[0], bias[0]);
-        const float high = finish_value(pair[2], bias[1]);
-        const int row = quad * 2 + odd;  // of the swizzle's eight rows
-        uint8_t* target = slab + (eight * 8 + row) * kSwizzleBytes + ((piece ^ row) * 16);
-        static_assert(kPairBytes == 4 || kPairBytes == 8);
-        if constexpr (kFloatOut) {
-          *reinterpret_cast<float2*>(target) = make_float2(low, high);
-        } else {
-          *reinterpret_cast<uint32_t*>(target) = Out::pack(low, high);
-        }
+    for (int i = 0; i < kUnits<Config>; ++i) {
+      const int unit = first_unit + i;
+      const int token = tile_m + unit / 2 * 8 + quad * 2 + unit % 2;
+      if (token >= params.m) continue;
+      OutStorage* pair = out + int64_t(token) * params.out_stride;
+      const float low = finish_value(results.low[i], bias[0]);
+      const float high = finish_value(results.high[i], bias[1]);
+      if (params.tma_store) {  // so n is even, and pairs are aligned
+        store_pair(pair, low, high);
+      } else {
+        store_one(pair, low);
+        if (column + 1 < params.n) store_one(pair + 1, high);
       }
     }
   }
 
-  __device__ __forceinline__ void store_direct(const Accumulators<Config::kTileM>& accum, int column, int tile_m,
-                                               const float (&bias)[2]) const {
-    OutStorage* out = static_cast<OutStorage*>(params.out);
-#pragma unroll
-    for (int i = 0; i < Config::kTileM / 4; ++i) {
-      const int eight = i / 2, odd = i % 2;
-      const int token = tile_m + eight * 8 + quad * 2 + odd;
-      if (token >= params.m) continue;
-      OutStorage* row = out + int64_t(token) * params.out_stride;
-#pragma unroll
-      for (int right = 0; right < 2; ++right) {
-        if (column + right >= params.n) continue;
-        const float value = finish_value(accum.value[eight * 4 + right * 2 + odd], bias[right]);
-        if constexpr (kFloatOut) {
-          row[column + right] = value;
-        } else {
-          row[column + right] = OutStorage(Out::pack(value, 0.0f));
-        }
-      }
+  __device__ __forceinline__ static void store_pair(void* target, float low, float high) {
+    if constexpr (kFloatOut) {
+      *static_cast<float2*>(target) = make_float2(low, high);
+    } else {
+      *static_cast<uint32_t*>(target) = Out::pack(low, high);
+    }
+  }
+
+  __device__ __forceinline__ static void store_one(OutStorage* target, float value) {
+    if constexpr (kFloatOut) {
+      *target = value;
+    } else {
+      *target = OutStorage(Out::pack(value, 0.0f));
     }
   }
 };

@@ -3,16 +3,19 @@
 // Operands are swapped: weights are wgmma's A (from registers, after dequantisation), activations its B (from shared
 // memory), so a tile is weights x tokens x k and its accumulators are the result's transpose.
 //
-//                       tokens m                    One CTA: two consumer warpgroups and a producer warpgroup.
+//                       tokens m                    One CTA: consumer warpgroups and a producer warpgroup.
 //                   kTileM
-//                  +------+------+----              cooperative: both consumers share a tile, each takes half its
-//          kTileN  | tile | tile |                                columns (n64 blocks), all its tokens
-//   weights n      +------+------+----              pingpong:     consumers take whole tiles in turns; one stores
-//                  | tile |                                       while the other multiplies
+//                  +------+------+----              cooperative: consumers share a tile; each takes some of its columns
+//          kTileN  | tile | tile |                                (n64 blocks), all its tokens, and, with k split over
+//   weights n      +------+------+----                            kSplitWarpgroups, every second stage of its k
+//                  | tile |                         pingpong:     consumers take whole tiles in turns; one stores
+//                                                                 while the other multiplies
+//   With k split over a cluster, its CTAs take a run of k each and add up through distributed shared memory.
 //
 //   producer   gmem --bulk copy/TMA--> stage ring: codes, scales, zeros, activations   (full[s] says: landed)
 //   consumer   codes --LDS--> words --dequantise--> fragments --wgmma--> accum         (empty[s] says: let go)
-//   epilogue   accum --> results in smem --TMA--> gmem
+//   reduction  accum --st.async--> partials of the owner --> its share                 (reduced says: all arrived)
+//   epilogue   share --> results in smem --TMA--> gmem
 //
 // One stage is 128 k: one packed block of codes for every 64 columns. A configuration is a struct of the constants
 // that cupy_w4a16/_kernels.py writes out; params.cuh says what they become in shared memory.
@@ -30,21 +33,28 @@ namespace w4a16 {
 
 template <class Config>
 __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool bulk_groups) {
-  constexpr int kReaders = (Config::kPingpong ? 1 : kConsumerWarpgroups<Config>)*kWarpgroupWarps;
-  constexpr int kSharers = Config::kClusterN + Config::kClusterM - 1;
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
     Barrier::init(&smem.full[stage], bulk_groups ? 1 : 2);
-    Barrier::init(&smem.empty[stage], kReaders * kSharers);
+    Barrier::init(&smem.empty[stage],
+                  kStageReaders<Config> * kWarpgroupWarps * (Config::kClusterN + Config::kClusterM - 1));
+  }
+  if constexpr (kSplits<Config> > 1) {
+#pragma unroll
+    for (int warpgroup = 0; warpgroup < kConsumerWarpgroups<Config>; ++warpgroup) {
+      Barrier::init(&smem.reduced[warpgroup], 1);
+      Barrier::arrive_and_expect_tx(&smem.reduced[warpgroup], kPartialBytes<Config>);
+    }
   }
   cutlass::arch::fence_barrier_init();
 }
 
-// Everyone sees the barriers before anyone uses them; in a cluster, the peers' too.
+// Everyone in the CTA sees the barriers before anyone uses them; peers in a cluster before their first multicast.
+// Contributors to one sum meet later: Reduction waits for this arrival.
 template <class Config>
-__device__ __forceinline__ void sync_cluster() {
-  if constexpr (kClusterSize<Config> > 1) {
-    cute::cluster_arrive_relaxed();
+__device__ __forceinline__ void sync_start() {
+  if constexpr (kClusterSize<Config> > 1) cute::cluster_arrive_relaxed();
+  if constexpr (kSharers<Config> > 1) {
     cute::cluster_wait();
   } else {
     __syncthreads();
@@ -54,19 +64,29 @@ __device__ __forceinline__ void sync_cluster() {
 template <class Config>
 __device__ __forceinline__ void consume(const Params& params, SharedStorage<Config>& smem, int warpgroup) {
   using Loop = Mainloop<Config>;
-  const int first_block = Config::kPingpong ? 0 : warpgroup * Loop::kBlocks;
-  const int k_blocks = ceil_div(params.k, kBlockK);
-  Loop mainloop(smem, first_block);
-  Epilogue<Config> epilogue(params, smem, warpgroup);
+  TileScheduler<Config> scheduler(params);
+  const int along_n = Config::kPingpong ? 0 : warpgroup % Config::kWarpgroupsN;
+  const int along_k = Config::kPingpong ? 0 : warpgroup / Config::kWarpgroupsN;
+  const int contributor = scheduler.rank_k * Config::kSplitWarpgroups + along_k;
+  const int k_blocks = scheduler.num_k_blocks(ceil_div(params.k, kBlockK));
+
+  Loop mainloop(smem, along_n * Loop::kBlocks);
+  Reduction<Config> reduction{smem, warpgroup, contributor};
+  Epilogue<Config> epilogue(params, smem, warpgroup, contributor);
   typename Loop::State state;
   bool my_turn = !Config::kPingpong || warpgroup == 0;
-  for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
+  bool ready = false;
+  for (; !scheduler.done(); scheduler.next()) {
     if (my_turn) {
       typename Loop::Accum accum;
-      mainloop.run(accum, state, k_blocks);
+      mainloop.run(accum, state, k_blocks, along_k);
+      typename Reduction<Config>::Share share;
+      reduction.run(accum, share);
+      if (!ready) wait_for_dependencies();  // a kernel before this one may still read `out`
+      ready = true;
       Tile tile = scheduler.tile();
-      tile.n += first_block * kBlockN;
-      epilogue.run(accum, tile);
+      tile.n += mainloop.first_block * kBlockN;
+      epilogue.run(share, tile);
     } else {
       state.advance(k_blocks);
     }
@@ -78,11 +98,13 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
 template <class Config>
 __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_config.py counts otherwise");
+  static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<SharedStorage<Config>*>(shared);
 
   if (threadIdx.x == 0) init_barriers<Config>(smem, params.bulk_groups);
-  sync_cluster<Config>();
+  sync_start<Config>();
+  launch_dependents();
 
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / kWarpgroupThreads, 0);
   if (warpgroup == kConsumerWarpgroups<Config>) {
@@ -98,15 +120,17 @@ __device__ __forceinline__ void gemm(const Params& params) {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     consume<Config>(params, smem, warpgroup);
   }
-  // Peers may still arrive at this CTA's barriers.
-  if constexpr (kClusterSize<Config> > 1) sync_cluster<Config>();
+  if constexpr (kSharers<Config> > 1) {  // peers may still arrive at this CTA's barriers
+    cute::cluster_arrive_relaxed();
+    cute::cluster_wait();
+  }
 }
 
 }  // namespace w4a16
 
 // One kernel: `name` is what the host looks up. Clusters are an attribute of the launch.
 #define W4A16_GEMM(name, Config)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(w4a16::kThreads<Config>, 1)                                          \
+  extern "C" __global__ void __launch_bounds__(w4a16::kThreads<Config>, Config::kCtasPerSm)                                         \
       name(const __grid_constant__ w4a16::Params params) {                                                          \
     w4a16::gemm<Config>(params);                                                                                    \
   }

@@ -1,13 +1,17 @@
 // The main loop of one consumer warpgroup: weights from shared memory through registers into wgmma.
 //
-// One step is 16 k. While the tensor cores work on step u, the warps dequantise step u + 1 into the other fragment
-// buffer, which wgmma u - 1 has let go. Codes and scales come from shared memory half a stage (64 k) ahead.
+// A stage is eight steps of 16 k, taken in batches of one (many tokens) or four (few). While the tensor cores work on
+// batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
+// scales come from shared memory half a stage (64 k) ahead. With batches of one:
 //
 //            step 0   1   2   3   4   5   6   7 | 0   1 ...
 //   wgmma         w0  w1  w2  w3  w4  w5  w6  w7| w0
 //   dequantise    d1  d2  d3  d4  d5  d6  d7  d0'          ' of the next stage
 //   load          half 1          half 0'
 //   release       the stage before
+//
+// Scales multiply the weights, or, with kScaleAccumulators, the float32 sums of each half: the tensor cores then see
+// q - zero, nothing is rounded before the sum, and dequantisation is shorter; it pays where tokens are few.
 #pragma once
 
 #include "dequant.cuh"
@@ -26,9 +30,14 @@ struct Mainloop {
   using State = PipelineState<Config::kStages>;
 
   static constexpr int kBlocks = kWarpgroupBlocks<Config>;
-  static constexpr int kHalfSteps = 4;
-  static constexpr int kSteps = 8;
+  static constexpr int kSteps = kBlockK / 16;
+  static constexpr int kHalfSteps = kSteps / 2;
+  static constexpr int kBatchSteps = Config::kBatchSteps;
+  static constexpr int kBatches = kSteps / kBatchSteps;
   static constexpr int kHalfGroups = Config::kGroupSize < 64 ? 64 / Config::kGroupSize : 1;
+  static constexpr int kStride = Config::kSplitWarpgroups;  // of the stages that this warpgroup takes
+  static constexpr bool kScaleAccumulators = Config::kScaleAccumulators;
+  static_assert(!kScaleAccumulators || (kBatchSteps == kHalfSteps && kHalfGroups == 1), "a batch has one scale");
 
   using Accum = Accumulators<Config::kTileM>[kBlocks];
 
@@ -38,73 +47,117 @@ struct Mainloop {
     GroupScale<Element, Zero> groups[kHalfGroups][kBlocks];
   };
 
+  // Everything in flight between batches, in registers.
+  struct Registers {
+    HalfStage halves[2];
+    Fragment fragments[2][kBatchSteps][kBlocks];
+    Accum sums;                    // of the batch in flight, unscaled
+    uint32_t sum_scales[kBlocks];  // what they will be multiplied by
+  };
+
   Storage& smem;
   const int first_block;  // of the tile's m64 blocks, the first that this warpgroup multiplies
   const int warp;         // in the warpgroup: the m16 tile of each block
   const int lane;
 
   __device__ __forceinline__ Mainloop(Storage& smem, int first_block)
-      : smem(smem),
-        first_block(first_block),
-        warp(threadIdx.x / 32 % kWarpgroupWarps),
-        lane(threadIdx.x % 32) {}
+      : smem(smem), first_block(first_block), warp(threadIdx.x / 32 % kWarpgroupWarps), lane(threadIdx.x % 32) {}
 
-  // accum = weights x activations over `k_blocks` stages from `state` on; leaves `state` behind them.
-  __device__ __forceinline__ void run(Accum& accum, State& state, int k_blocks) const {
+  // accum = weights x activations over every kSplitWarpgroups-th of `k_blocks` stages from `turn` on; leaves `state`
+  // behind all of them.
+  __device__ __forceinline__ void run(Accum& accum, State& state, int k_blocks, int turn) const {
     clear(accum);
-    if (k_blocks == 0) return;
-
-    HalfStage halves[2];
-    Fragment fragments[2][kBlocks];
-    Barrier::wait(&smem.full[state.stage_idx], state.phase);
-    load_half<0>(halves, state.stage_idx);
-    dequantize_step<0>(fragments[0], halves);
-
-    for (int k_block = 0; k_block < k_blocks; ++k_block) {
-      State next = state;
-      next.advance();
-      const uint64_t activations = activation_descriptor(smem.activations[state.stage_idx][0]);
-      steps(accum, fragments, halves, activations, state, next, k_block, k_blocks,
-            cuda::std::make_integer_sequence<int, kSteps>{});
-      state = next;
-    }
-    cute::warpgroup_wait<0>();
-    fence(accum);
-    release((state.stage_idx + Config::kStages - 1) % Config::kStages);
+    State next_tile = state;
+    next_tile.advance(k_blocks);
+    state.advance(turn);
+    if (turn < k_blocks) multiply_stages(accum, state, k_blocks, turn);
+    state = next_tile;
   }
 
  private:
-  template <int... kStep>
-  __device__ __forceinline__ void steps(Accum& accum, Fragment (&fragments)[2][kBlocks], HalfStage (&halves)[2],
-                                        uint64_t activations, const State& state, const State& next, int k_block,
-                                        int k_blocks, cuda::std::integer_sequence<int, kStep...>) const {
-    (step<kStep>(accum, fragments, halves, activations, state, next, k_block, k_blocks), ...);
+  __device__ __forceinline__ void multiply_stages(Accum& accum, State& state, int k_blocks, int turn) const {
+    Registers registers;
+    if constexpr (kScaleAccumulators) clear(registers.sums);
+    Barrier::wait(&smem.full[state.stage_idx], state.phase);
+    load_half<0>(registers, state.stage_idx);
+    if constexpr (kBatchSteps == kHalfSteps) load_half<1>(registers, state.stage_idx);
+    dequantize_batch<0>(registers);
+
+    uint32_t previous = 0;
+    for (int k_block = turn; k_block < k_blocks; k_block += kStride) {
+      Stage stage{state, state, k_block > turn, k_block + kStride < k_blocks, previous};
+      stage.next.advance(kStride);
+      multiply_stage(accum, registers, stage, cuda::std::make_integer_sequence<int, kBatches>{});
+      previous = state.stage_idx;
+      state = stage.next;
+    }
+    if constexpr (!kScaleAccumulators) {
+      cute::warpgroup_wait<0>();
+      fence(accum);
+      release(previous);
+    }
   }
 
-  template <int kStep>
-  __device__ __forceinline__ void step(Accum& accum, Fragment (&fragments)[2][kBlocks], HalfStage (&halves)[2],
-                                       uint64_t activations, const State& state, const State& next, int k_block,
-                                       int k_blocks) const {
-    multiply(accum, fragments[kStep % 2], activations + step_offset(kStep));
-    if constexpr (kStep == 0) load_half<1>(halves, state.stage_idx);
+  // The stage at work, the one after it and the one before, where they exist.
+  struct Stage {
+    State state, next;
+    bool has_previous, has_next;
+    uint32_t previous;
+  };
+
+  template <int... kBatch>
+  __device__ __forceinline__ void multiply_stage(Accum& accum, Registers& registers, const Stage& stage,
+                                                 cuda::std::integer_sequence<int, kBatch...>) const {
+    (multiply_batch<kBatch>(accum, registers, stage), ...);
+  }
+
+  template <int kBatch>
+  __device__ __forceinline__ void multiply_batch(Accum& accum, Registers& registers, const Stage& stage) const {
+    constexpr int kStep = kBatch * kBatchSteps;
+    issue<kBatch>(accum, registers, stage.state.stage_idx);
+    if constexpr (kStep == 0 && kBatchSteps < kHalfSteps) load_half<1>(registers, stage.state.stage_idx);
     if constexpr (kStep == kHalfSteps) {
-      if (k_block + 1 < k_blocks) {
-        Barrier::wait(&smem.full[next.stage_idx], next.phase);
-        load_half<0>(halves, next.stage_idx);
+      if (stage.has_next) {
+        Barrier::wait(&smem.full[stage.next.stage_idx], stage.next.phase);
+        load_half<0>(registers, stage.next.stage_idx);
+        if constexpr (kBatchSteps == kHalfSteps) load_half<1>(registers, stage.next.stage_idx);
       }
     }
-    cute::warpgroup_wait<1>();  // the step before is done: its fragments, and before step 0 its stage, are free
-    if constexpr (kStep == 0) {
-      if (k_block > 0) release((state.stage_idx + Config::kStages - 1) % Config::kStages);
+    if constexpr (kScaleAccumulators) {
+      // No wgmma may be in flight where its sums are read in a loop, or ptxas serialises all of them.
+      dequantize_batch<(kBatch + 1) % kBatches>(registers);
+      cute::warpgroup_wait<0>();
+      fence(registers.sums);
+      add_scaled(accum, registers);
+      if constexpr (kBatch == kBatches - 1) release(stage.state.stage_idx);
+    } else {
+      cute::warpgroup_wait<1>();  // the batch before is done: its fragments, and before step 0 its stage, are free
+      if constexpr (kStep == 0) {
+        if (stage.has_previous) release(stage.previous);
+      }
+      dequantize_batch<(kBatch + 1) % kBatches>(registers);
     }
-    dequantize_step<(kStep + 1) % kSteps>(fragments[(kStep + 1) % 2], halves);
   }
 
-  __device__ __forceinline__ static void multiply(Accum& accum, const Fragment (&fragments)[kBlocks],
-                                                  uint64_t activations) {
+  template <int kBatch>
+  __device__ __forceinline__ void issue(Accum& accum, Registers& registers, uint32_t stage_idx) const {
+    const uint64_t activations = activation_descriptor(smem.activations[stage_idx][0]);
+    Accum& target = kScaleAccumulators ? registers.sums : accum;
+    if constexpr (kScaleAccumulators) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        registers.sum_scales[block] = registers.halves[kBatch].groups[0][block].scale;
+      }
+    }
     cute::warpgroup_arrive();
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) Mma::issue(accum[block], fragments[block], activations);
+    for (int step = 0; step < kBatchSteps; ++step) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        Mma::issue(target[block], registers.fragments[kBatch % 2][step][block],
+                   activations + step_offset(kBatch * kBatchSteps + step), !kScaleAccumulators || step > 0);
+      }
+    }
     cute::warpgroup_commit_batch();
   }
 
@@ -114,8 +167,8 @@ struct Mainloop {
   }
 
   template <int kHalf>
-  __device__ __forceinline__ void load_half(HalfStage (&halves)[2], uint32_t stage_idx) const {
-    HalfStage& half = halves[kHalf];
+  __device__ __forceinline__ void load_half(Registers& registers, uint32_t stage_idx) const {
+    HalfStage& half = registers.halves[kHalf];
     const int column = warp * 16 + lane / 4 * 2;
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
@@ -125,7 +178,7 @@ struct Mainloop {
 #pragma unroll
       for (int group = 0; group < kHalfGroups; ++group) {
         if constexpr (kHalf == 1 && Config::kGroupSize >= kBlockK) {
-          half.groups[group][block] = halves[0].groups[group][block];
+          half.groups[group][block] = registers.halves[0].groups[group][block];
         } else {
           constexpr int kFirst = Config::kGroupSize >= kBlockK ? 0 : kHalf * kHalfGroups;
           half.groups[group][block] = load_group_scale<Element, Zero>(
@@ -136,17 +189,33 @@ struct Mainloop {
     }
   }
 
-  template <int kStep>
-  __device__ __forceinline__ static void dequantize_step(Fragment (&fragments)[kBlocks],
-                                                         const HalfStage (&halves)[2]) {
-    constexpr int kWord = kStep % kHalfSteps;
-    constexpr int kGroup = kWord * kHalfGroups / kHalfSteps;
-    const HalfStage& half = halves[kStep / kHalfSteps];
+  template <int kBatch>
+  __device__ __forceinline__ static void dequantize_batch(Registers& registers) {
+#pragma unroll
+    for (int i = 0; i < kBatchSteps; ++i) {
+      const int step = kBatch * kBatchSteps + i;
+      const int word_idx = step % kHalfSteps;
+      const HalfStage& half = registers.halves[step / kHalfSteps];
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        const uint4& words = half.words[block];
+        const uint32_t word = word_idx == 0 ? words.x : word_idx == 1 ? words.y : word_idx == 2 ? words.z : words.w;
+        dequantize<Element, Zero, !kScaleAccumulators>(word, half.groups[word_idx * kHalfGroups / kHalfSteps][block],
+                                                       registers.fragments[kBatch % 2][i][block]);
+      }
+    }
+  }
+
+  // accum += the batch's sums x its scales.
+  __device__ __forceinline__ static void add_scaled(Accum& accum, const Registers& registers) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      const uint4& words = half.words[block];
-      const uint32_t word = kWord == 0 ? words.x : kWord == 1 ? words.y : kWord == 2 ? words.z : words.w;
-      dequantize<Element, Zero>(word, half.groups[kGroup][block], fragments[block]);
+      const uint32_t pair = registers.sum_scales[block];
+      const float scale[2] = {Element::to_float(uint16_t(pair)), Element::to_float(uint16_t(pair >> 16))};
+#pragma unroll
+      for (int i = 0; i < Config::kTileM / 2; ++i) {
+        accum[block].value[i] += registers.sums[block].value[i] * scale[i / 2 % 2];
+      }
     }
   }
 
@@ -158,7 +227,7 @@ struct Mainloop {
     }
   }
 
-  // Keeps reads of the accumulators behind the wait for the last wgmma.
+  // Keeps reads of the accumulators behind the wait for their wgmma.
   __device__ __forceinline__ static void fence(Accum& accum) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
@@ -169,13 +238,13 @@ struct Mainloop {
 
   // This warp has read the stage: tells every producer of the cluster that writes into it.
   __device__ __forceinline__ void release(uint32_t stage_idx) const {
-    if constexpr (kClusterSize<Config> == 1) {
+    if constexpr (kSharers<Config> == 1) {
       if (lane == 0) Barrier::arrive(&smem.empty[stage_idx]);
     } else {
       const uint32_t rank = cute::block_rank_in_cluster();
       const bool writes = lane % Config::kClusterN == rank % Config::kClusterN ||  // shares our codes
                           lane / Config::kClusterN == rank / Config::kClusterN;    // shares our activations
-      if (lane < kClusterSize<Config> && writes) Barrier::arrive(&smem.empty[stage_idx], lane, true);
+      if (lane < kSharers<Config> && writes) Barrier::arrive(&smem.empty[stage_idx], lane, true);
     }
   }
 };

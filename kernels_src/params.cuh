@@ -49,19 +49,48 @@ inline constexpr int kStageGroups = Config::kGroupSize < kBlockK ? kBlockK / Con
 template <class Config>
 inline constexpr bool kHasZeros = !kSame<typename Config::Zero, NoZeros>;
 
+// Pingpong's two warpgroups take turns at whole tiles; otherwise warpgroups halve the tile, and may also share its k.
 template <class Config>
-inline constexpr int kConsumerWarpgroups = 2;
+inline constexpr int kConsumerWarpgroups = Config::kPingpong ? 2 : Config::kWarpgroupsN* Config::kSplitWarpgroups;
+
+// Warpgroups that read one stage.
+template <class Config>
+inline constexpr int kStageReaders = Config::kPingpong ? 1 : Config::kWarpgroupsN;
 
 // m64 blocks of weights that one consumer warpgroup multiplies.
 template <class Config>
-inline constexpr int kWarpgroupBlocks =
-    Config::kPingpong ? Config::kTileN / kBlockN : Config::kTileN / kBlockN / kConsumerWarpgroups<Config>;
+inline constexpr int kWarpgroupBlocks = Config::kTileN / kBlockN / kStageReaders<Config>;
 
 template <class Config>
 inline constexpr int kThreads = (kConsumerWarpgroups<Config> + 1) * kWarpgroupThreads;
 
+// CTAs that share operands by multicast, and all CTAs of a cluster.
 template <class Config>
-inline constexpr int kClusterSize = Config::kClusterN * Config::kClusterM;
+inline constexpr int kSharers = Config::kClusterN * Config::kClusterM;
+template <class Config>
+inline constexpr int kClusterSize = kSharers<Config> * Config::kSplitCluster;
+
+// Contributors to one result along k: warpgroups of a CTA x CTAs of a cluster.
+template <class Config>
+inline constexpr int kSplits = Config::kSplitWarpgroups * Config::kSplitCluster;
+
+// A unit is two neighbouring columns of one token: what a thread stores at once. Units of a block that one
+// contributor ends up with.
+template <class Config>
+inline constexpr int kUnits = Config::kTileM / 4 / kSplits<Config>;
+
+// Tokens that they cover; the results of one warpgroup.
+template <class Config>
+inline constexpr int kResultTokens = kUnits<Config> * 4;
+
+// What the other contributors leave for one warpgroup to add up.
+template <class Config>
+inline constexpr int kPartialBytes =
+    (kSplits<Config> - 1) * kWarpgroupBlocks<Config> * kUnits<Config> * 2 * int(sizeof(float)) * kWarpgroupThreads;
+
+// Results go through staging buffers and TMA, or straight from registers where there are few.
+template <class Config>
+inline constexpr bool kStaged = Config::kStoreTokens > 0;
 
 // Bytes of one staged slab: kStoreTokens rows of 128 bytes.
 template <class Config>
@@ -81,8 +110,11 @@ struct SharedStorage {
   // Activations, [half of k][token][64 k], 128-byte swizzle: the B operand of wgmma.
   alignas(1024) uint8_t activations[Config::kStages][2][Config::kTileM * kSwizzleBytes];
   // Results on their way out, [warpgroup][buffer][slab][token][128 bytes], 128-byte swizzle.
-  alignas(1024) uint8_t results[kConsumerWarpgroups<Config>][Config::kStoreBuffers][kBlockSlabs<Config>]
-                               [kSlabBytes<Config>];
+  alignas(1024) uint8_t results[kStaged<Config> ? kConsumerWarpgroups<Config> : 1]
+                               [kStaged<Config> ? Config::kStoreBuffers : 1][kBlockSlabs<Config>]
+                               [kStaged<Config> ? kSlabBytes<Config> : 16];
+  // Partial sums from the other contributors along k, [warpgroup][contributor][unit pair][thread].
+  alignas(128) uint8_t partials[kConsumerWarpgroups<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
   // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
   alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
   // Scales and zeros, [group][column].
@@ -92,6 +124,8 @@ struct SharedStorage {
   // full: the producer's copies have landed. empty: every consumer warp that reads the stage has let it go.
   alignas(8) uint64_t full[Config::kStages];
   alignas(8) uint64_t empty[Config::kStages];
+  // reduced: all partial sums for this warpgroup have arrived.
+  alignas(8) uint64_t reduced[kConsumerWarpgroups<Config>];
 };
 
 // Named barriers of the CTA; 0 is __syncthreads.

@@ -36,35 +36,49 @@ struct Producer {
     return max(0, min(Config::kTileN, params.n - tile.n));
   }
 
-  __device__ __forceinline__ void run_copy_engine() {
-    PipelineState<Config::kStages> state;
+  __device__ __forceinline__ void run_copy_engine() const {
+    TileScheduler<Config> scheduler(params);
+    if (scheduler.done()) return wait_for_dependencies();
     const int k_blocks = ceil_div(params.k, kBlockK);
-    for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
+    const int first = scheduler.first_k_block(k_blocks), count = scheduler.num_k_blocks(k_blocks);
+    PipelineState<Config::kStages> state;
+
+    // The ring's first round: weights at once, activations when the kernels before this one have written them.
+    const int head = min(count, Config::kStages);
+    {
       Tile tile = scheduler.tile();
 #pragma unroll 1
-      for (int k_block = 0; k_block < k_blocks; ++k_block, state.advance()) {
+      for (int i = 0; i < head; ++i) load_weights(scheduler, tile, first + i, i);
+      wait_for_dependencies();
+#pragma unroll 1
+      for (int i = 0; i < head; ++i, state.advance()) load_activations(scheduler, tile, first + i, i);
+    }
+
+    for (int skip = head; !scheduler.done(); scheduler.next(), skip = 0) {
+      Tile tile = scheduler.tile();
+#pragma unroll 1
+      for (int i = skip; i < count; ++i, state.advance()) {
         Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
-        Barrier::arrive_and_expect_tx(&smem.full[state.stage_idx], stage_bytes(tile));
-        load_codes(tile, k_block, state.stage_idx, scheduler.rank_m, scheduler.rank_n);
-        if (params.bulk_groups) load_groups(tile, k_block, state.stage_idx);
-        load_activations(tile, k_block, state.stage_idx, scheduler.rank_n, scheduler.rank_m);
+        load_weights(scheduler, tile, first + i, state.stage_idx);
+        load_activations(scheduler, tile, first + i, state.stage_idx);
       }
     }
   }
 
   // The second warp's turn, for scales and zeros that no bulk copy can bring.
-  __device__ __forceinline__ void run_unaligned_groups() {
+  __device__ __forceinline__ void run_unaligned_groups() const {
     PipelineState<Config::kStages> state;
     const int k_blocks = ceil_div(params.k, kBlockK);
     const int lane = threadIdx.x % 32;
     for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
       Tile tile = scheduler.tile();
+      const int first = scheduler.first_k_block(k_blocks), count = scheduler.num_k_blocks(k_blocks);
 #pragma unroll 1
-      for (int k_block = 0; k_block < k_blocks; ++k_block, state.advance()) {
+      for (int i = 0; i < count; ++i, state.advance()) {
         Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
 #pragma unroll 1
         for (int group = 0; group < kGroups; ++group) {
-          int64_t row = group_row(k_block, group);
+          int64_t row = group_row(first + i, group);
           copy_row(smem.scales[state.stage_idx][group],
                    static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, columns(tile), lane);
           if constexpr (kHasZeros<Config>) {
@@ -101,23 +115,29 @@ struct Producer {
     return bytes;
   }
 
+  __device__ __forceinline__ void load_weights(const TileScheduler<Config>& scheduler, const Tile& tile, int k_block,
+                                               uint32_t stage_idx) const {
+    Barrier::arrive_and_expect_tx(&smem.full[stage_idx], stage_bytes(tile));
+    load_codes(scheduler, tile, k_block, stage_idx);
+    if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
+  }
+
   // CTAs of the cluster along m share the codes: each brings a part of every block to all of them.
-  __device__ __forceinline__ void load_codes(const Tile& tile, int k_block, uint32_t stage_idx, int rank_m,
-                                             int rank_n) const {
+  __device__ __forceinline__ void load_codes(const TileScheduler<Config>& scheduler, const Tile& tile, int k_block,
+                                             uint32_t stage_idx) const {
     constexpr uint32_t kPart = kBlockBytes / Config::kClusterM;
     const uint8_t* source = params.b_packed + int64_t(tile.n / kBlockN) * params.b_row_bytes +
-                            int64_t(k_block) * kBlockBytes + rank_m * kPart;
+                            int64_t(k_block) * kBlockBytes + scheduler.rank_m * kPart;
     const int count = blocks(tile);
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      if (block >= count) break;
-      uint8_t* target = smem.codes[stage_idx][block] + rank_m * kPart;
+#pragma unroll 1  // the producer has few registers
+    for (int block = 0; block < count; ++block) {
+      uint8_t* target = smem.codes[stage_idx][block] + scheduler.rank_m * kPart;
       if constexpr (Config::kClusterM == 1) {
         bulk_load(target, source, kPart, &smem.full[stage_idx], kEvictFirst);
       } else {
         uint16_t mask = 0;
 #pragma unroll
-        for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << (peer * Config::kClusterN + rank_n);
+        for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << rank(scheduler.rank_n, peer, scheduler);
         bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, kEvictFirst);
       }
       source += params.b_row_bytes;
@@ -127,7 +147,7 @@ struct Producer {
   __device__ __forceinline__ void load_groups(const Tile& tile, int k_block, uint32_t stage_idx) const {
     const int count = columns(tile);
     if (count == 0) return;
-#pragma unroll
+#pragma unroll 1
     for (int group = 0; group < kGroups; ++group) {
       int64_t row = group_row(k_block, group);
       bulk_load(smem.scales[stage_idx][group],
@@ -142,22 +162,27 @@ struct Producer {
   }
 
   // CTAs of the cluster along n share the activations: each brings a slice of the tokens to all of them.
-  __device__ __forceinline__ void load_activations(const Tile& tile, int k_block, uint32_t stage_idx, int rank_n,
-                                                   int rank_m) const {
+  __device__ __forceinline__ void load_activations(const TileScheduler<Config>& scheduler, const Tile& tile,
+                                                   int k_block, uint32_t stage_idx) const {
     constexpr int kTokens = Config::kTileM / Config::kClusterN;
-    const int k = k_block * kBlockK;
+    const int token = tile.m + scheduler.rank_n * kTokens;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint8_t* target = smem.activations[stage_idx][half] + rank_n * kTokens * kSwizzleBytes;
-      const int token = tile.m + rank_n * kTokens;
+      uint8_t* target = smem.activations[stage_idx][half] + scheduler.rank_n * kTokens * kSwizzleBytes;
+      const int k = k_block * kBlockK + half * (kBlockK / 2);
       if constexpr (Config::kClusterN == 1) {
-        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], kEvictLast, target, k + half * 64, token);
+        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], kEvictLast, target, k, token);
       } else {
-        uint16_t mask = ((1u << Config::kClusterN) - 1) << (rank_m * Config::kClusterN);
-        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, kEvictLast, target,
-                                               k + half * 64, token);
+        uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m, scheduler);
+        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, kEvictLast, target, k,
+                                               token);
       }
     }
+  }
+
+  // Rank in the cluster of the CTA at (rank_n, rank_m) that works on the same k.
+  __device__ __forceinline__ static int rank(int rank_n, int rank_m, const TileScheduler<Config>& scheduler) {
+    return rank_n + Config::kClusterN * rank_m + kSharers<Config> * scheduler.rank_k;
   }
 };
 

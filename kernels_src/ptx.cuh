@@ -54,4 +54,24 @@ __device__ __forceinline__ void bulk_load_multicast(void* smem, const void* gmem
       : "memory");
 }
 
+// Two or four floats into the shared memory of any CTA of the cluster, counted on a barrier there: no fence needed.
+__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float a, float b) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
+               :
+               : "r"(remote), "f"(a), "f"(b), "r"(remote_barrier)
+               : "memory");
+}
+__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float a, float b, float c,
+                                            float d) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+               :
+               : "r"(remote), "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_barrier)
+               : "memory");
+}
+
+// Dependent launch: lets the next kernel's CTAs start; waits until the kernels before this one are complete and
+// their writes visible. Both do nothing in a launch without the attribute.
+__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
+__device__ __forceinline__ void wait_for_dependencies() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 }  // namespace w4a16

@@ -41,16 +41,19 @@ template <class Element, int kTokens>
 struct Wgmma {
   using Fragment = uint32_t[4];
 
+  // accum = weights x activations, or += where `add`.
   __device__ __forceinline__ static void issue(Accumulators<kTokens>& accum, const Fragment& weights,
-                                               uint64_t activations) {
-    expand(accum, weights, activations, cuda::std::make_index_sequence<kTokens / 2>{});
+                                               uint64_t activations, bool add) {
+    expand(accum, weights, activations, add, cuda::std::make_index_sequence<kTokens / 2>{});
   }
 
  private:
   template <size_t... I>
   __device__ __forceinline__ static void expand(Accumulators<kTokens>& accum, const Fragment& weights,
-                                                uint64_t activations, cuda::std::index_sequence<I...>) {
-    WgmmaAtom<Element, kTokens>::fma(weights[0], weights[1], weights[2], weights[3], activations, accum.value[I]...);
+                                                uint64_t activations, bool add, cuda::std::index_sequence<I...>) {
+    using cute::SM90::GMMA::ScaleOut;
+    WgmmaAtom<Element, kTokens>::fma(weights[0], weights[1], weights[2], weights[3], activations, accum.value[I]...,
+                                     add ? ScaleOut::One : ScaleOut::Zero);
   }
 };
 

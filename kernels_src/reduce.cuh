@@ -1,0 +1,131 @@
+// Adding up what several contributors along k have summed: warpgroups of a CTA and CTAs of a cluster.
+//
+// Every contributor ends up with its own share of the tile's tokens. It pushes the other shares from its registers
+// into their owners' shared memory with st.async, which counts the bytes on the owner's barrier: no fence, no
+// workspace. Owners add in the order of contributors, so the same configuration gives the same bits every time.
+#pragma once
+
+#include "cute/arch/cluster_sm90.hpp"
+#include "params.cuh"
+#include "ptx.cuh"
+#include "wgmma.cuh"
+
+namespace w4a16 {
+
+// A warpgroup's share of the results of one block: `kUnits` units of a token's two neighbouring columns.
+// Unit u of thread (warp w, lane 4 g + c): columns 16 w + 2 g (low) and + 1 (high), token 8 (u / 2) + 2 c + u % 2.
+template <int kUnits>
+struct Results {
+  float low[kUnits];
+  float high[kUnits];
+};
+
+template <int kTokens>
+__device__ __forceinline__ float low(const Accumulators<kTokens>& accum, int unit) {
+  return accum.value[unit / 2 * 4 + unit % 2];
+}
+template <int kTokens>
+__device__ __forceinline__ float high(const Accumulators<kTokens>& accum, int unit) {
+  return accum.value[unit / 2 * 4 + 2 + unit % 2];
+}
+
+template <class Config>
+struct Reduction {
+  using Storage = SharedStorage<Config>;
+  static constexpr int kBlocks = kWarpgroupBlocks<Config>;
+  static constexpr int kShare = kUnits<Config>;
+  static constexpr bool kWide = kShare % 2 == 0;  // two units at once
+  static constexpr int kPushBytes = kWide ? 16 : 8;
+  static constexpr int kPushes = kBlocks * kShare / (kWide ? 2 : 1);  // of one thread to one owner
+
+  using Accum = Accumulators<Config::kTileM>[kBlocks];
+  using Share = Results<kShare>[kBlocks];
+
+  Storage& smem;
+  const int warpgroup;
+  const int contributor;  // rank of the CTA along k x warpgroups along k + warpgroup along k
+
+  // `accum` summed over all contributors, this one's share of the tokens.
+  __device__ __forceinline__ void run(const Accum& accum, Share& share) const {
+    if constexpr (kSplits<Config> == 1) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int unit = 0; unit < kShare; ++unit) {
+          share[block].low[unit] = low(accum[block], unit);
+          share[block].high[unit] = high(accum[block], unit);
+        }
+      }
+    } else {
+      if constexpr (Config::kSplitCluster > 1) cute::cluster_wait();  // the peers have started and set up their barriers
+      push(accum);
+      Barrier::wait(&smem.reduced[warpgroup], 0);
+      add(accum, share);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void push(const Accum& accum) const {
+    const uint32_t partials = cute::cast_smem_ptr_to_uint(smem.partials[0]);
+    const uint32_t reduced = cute::cast_smem_ptr_to_uint(&smem.reduced[0]);
+    const int along_n = warpgroup % Config::kWarpgroupsN;
+#pragma unroll
+    for (int owner = 0; owner < kSplits<Config>; ++owner) {
+      if (owner == contributor) continue;
+      const int owner_warpgroup = owner % Config::kSplitWarpgroups * Config::kWarpgroupsN + along_n;
+      const int slot = contributor - (contributor > owner);
+      uint32_t target = partials + owner_warpgroup * kPartialBytes<Config> + push_offset(slot, 0);
+      uint32_t barrier = reduced + owner_warpgroup * sizeof(uint64_t);
+      const uint32_t rank = owner / Config::kSplitWarpgroups * kSharers<Config> +
+                            (Config::kSplitCluster > 1 ? cute::block_rank_in_cluster() % kSharers<Config> : 0);
+      target = cute::set_block_rank(target, rank);
+      barrier = cute::set_block_rank(barrier, rank);
+#pragma unroll
+      for (int i = 0; i < kPushes; ++i) {
+        const uint32_t address = target + i * kPushBytes * kWarpgroupThreads;
+        if constexpr (kWide) {
+          const auto& from = accum[i * 2 / kShare];
+          const int unit = owner * kShare + i * 2 % kShare;
+          store_async(address, barrier, low(from, unit), high(from, unit), low(from, unit + 1), high(from, unit + 1));
+        } else {
+          const auto& from = accum[i / kShare];
+          const int unit = owner * kShare + i % kShare;
+          store_async(address, barrier, low(from, unit), high(from, unit));
+        }
+      }
+    }
+  }
+
+  // Bytes from the start of a warpgroup's partial sums to this thread's i-th push of `slot`.
+  __device__ __forceinline__ static uint32_t push_offset(int slot, int i) {
+    return ((slot * kPushes + i) * kWarpgroupThreads + threadIdx.x % kWarpgroupThreads) * kPushBytes;
+  }
+
+  __device__ __forceinline__ void add(const Accum& accum, Share& share) const {
+    const uint8_t* partials = smem.partials[warpgroup];
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int unit = 0; unit < kShare; ++unit) share[block].low[unit] = share[block].high[unit] = 0.0f;
+    }
+#pragma unroll
+    for (int from = 0; from < kSplits<Config>; ++from) {
+      const int slot = from - (from > contributor);
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int unit = 0; unit < kShare; ++unit) {
+          const int i = (block * kShare + unit) / (kWide ? 2 : 1);
+          const float2* pushed = reinterpret_cast<const float2*>(partials + push_offset(slot, i)) + (kWide ? unit % 2 : 0);
+          // `from * kShare` is a constant, so the registers of `accum` stay registers.
+          float2 pair = make_float2(low(accum[block], from * kShare + unit), high(accum[block], from * kShare + unit));
+          if (from != contributor) pair = *pushed;
+          share[block].low[unit] += pair.x;
+          share[block].high[unit] += pair.y;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace w4a16
