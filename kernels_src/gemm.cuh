@@ -42,8 +42,12 @@ __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool 
   if constexpr (kSplits<Config> > 1) {
 #pragma unroll
     for (int warpgroup = 0; warpgroup < kConsumerWarpgroups<Config>; ++warpgroup) {
-      Barrier::init(&smem.reduced[warpgroup], 1);
-      Barrier::arrive_and_expect_tx(&smem.reduced[warpgroup], kPartialBytes<Config>);
+      if constexpr (Config::kSplitCluster > 1) {
+        Barrier::init(&smem.reduced[warpgroup], 1);
+        Barrier::arrive_and_expect_tx(&smem.reduced[warpgroup], kPartialBytes<Config>);
+      } else {
+        Barrier::init(&smem.reduced[warpgroup], (kSplits<Config> - 1) * kWarpgroupThreads);
+      }
     }
   }
   cutlass::arch::fence_barrier_init();

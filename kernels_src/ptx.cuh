@@ -55,17 +55,26 @@ __device__ __forceinline__ void bulk_load_multicast(void* smem, const void* gmem
 }
 
 // Two or four floats into the shared memory of any CTA of the cluster, counted on a barrier there: no fence needed.
-__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float a, float b) {
+__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float2 v) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
                :
-               : "r"(remote), "f"(a), "f"(b), "r"(remote_barrier)
+               : "r"(remote), "f"(v.x), "f"(v.y), "r"(remote_barrier)
                : "memory");
 }
-__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float a, float b, float c,
-                                            float d) {
+__device__ __forceinline__ void store_async(uint32_t remote, uint32_t remote_barrier, float4 v) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
                :
-               : "r"(remote), "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_barrier)
+               : "r"(remote), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(remote_barrier)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, float2 v) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" : : "r"(address), "f"(v.x), "f"(v.y) : "memory");
+}
+__device__ __forceinline__ void store_shared(uint32_t address, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                : "memory");
 }
 

@@ -1,8 +1,10 @@
 // Adding up what several contributors along k have summed: warpgroups of a CTA and CTAs of a cluster.
 //
 // Every contributor ends up with its own share of the tile's tokens. It pushes the other shares from its registers
-// into their owners' shared memory with st.async, which counts the bytes on the owner's barrier: no fence, no
-// workspace. Owners add in the order of contributors, so the same configuration gives the same bits every time.
+// into their owners' shared memory: in a cluster with st.async, which counts the bytes on the owner's barrier (no
+// fence, no workspace); inside a CTA with plain stores and an arrival a thread (st.async outside a cluster launch is
+// an illegal instruction). Owners add in the order of contributors, so the same configuration gives the same bits
+// every time.
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
@@ -34,6 +36,7 @@ struct Reduction {
   using Storage = SharedStorage<Config>;
   static constexpr int kBlocks = kWarpgroupBlocks<Config>;
   static constexpr int kShare = kUnits<Config>;
+  static constexpr bool kRemote = Config::kSplitCluster > 1;
   static constexpr bool kWide = kShare % 2 == 0;  // two units at once
   static constexpr int kPushBytes = kWide ? 16 : 8;
   static constexpr int kPushes = kBlocks * kShare / (kWide ? 2 : 1);  // of one thread to one owner
@@ -78,21 +81,35 @@ struct Reduction {
       uint32_t barrier = reduced + owner_warpgroup * sizeof(uint64_t);
       const uint32_t rank = owner / Config::kSplitWarpgroups * kSharers<Config> +
                             (Config::kSplitCluster > 1 ? cute::block_rank_in_cluster() % kSharers<Config> : 0);
-      target = cute::set_block_rank(target, rank);
-      barrier = cute::set_block_rank(barrier, rank);
+      if constexpr (kRemote) {
+        target = cute::set_block_rank(target, rank);
+        barrier = cute::set_block_rank(barrier, rank);
+      }
 #pragma unroll
       for (int i = 0; i < kPushes; ++i) {
         const uint32_t address = target + i * kPushBytes * kWarpgroupThreads;
         if constexpr (kWide) {
           const auto& from = accum[i * 2 / kShare];
           const int unit = owner * kShare + i * 2 % kShare;
-          store_async(address, barrier, low(from, unit), high(from, unit), low(from, unit + 1), high(from, unit + 1));
+          const float4 values =
+              make_float4(low(from, unit), high(from, unit), low(from, unit + 1), high(from, unit + 1));
+          if constexpr (kRemote) {
+            store_async(address, barrier, values);
+          } else {
+            store_shared(address, values);
+          }
         } else {
           const auto& from = accum[i / kShare];
           const int unit = owner * kShare + i % kShare;
-          store_async(address, barrier, low(from, unit), high(from, unit));
+          const float2 values = make_float2(low(from, unit), high(from, unit));
+          if constexpr (kRemote) {
+            store_async(address, barrier, values);
+          } else {
+            store_shared(address, values);
+          }
         }
       }
+      if constexpr (!kRemote) Barrier::arrive(&smem.reduced[owner_warpgroup]);
     }
   }
 
