@@ -1,0 +1,18 @@
+"""Compiles what the collected GPU tests run, many kernels at a time, before the first of them."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.cases import Case, compile_for
+
+
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest) -> None:
+    """Kernels of every `Case` and every collection of cases among the parameters of the collected tests."""
+    cases: list[Case] = []
+    for item in request.session.items:
+        if item.get_closest_marker("gpu") and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            for value in item.callspec.params.values():
+                values = value if isinstance(value, (list, tuple)) else [value]
+                cases += [each for each in values if isinstance(each, Case)]
+    compile_for(cases)

@@ -1,0 +1,156 @@
+"""The machine code of the kernels, as NVRTC makes it on any machine: fast instructions, nothing spilled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import pytest
+from helpers.cases import Case, valid
+from helpers.configs import CONFIGS, KERNEL_OPTIONS, launcher_configs, paired_kernels
+from helpers.machine_code import instructions
+
+from cupy_w4a16 import GemmConfig, _cache, _compiler, compile_kernels
+from cupy_w4a16._kernels import Unit, default_units, unit_for, unit_of
+
+CHECKED = {
+    unit.name: unit for unit in (*default_units(), *(unit_for(case.kernel) for case in paired_kernels()))
+}
+
+# More live values than registers, and an array that is indexed at run time.
+LOCAL = """
+extern "C" __global__ void __launch_bounds__(1024, 2) local(float *x, const int *order) {
+  float v[64];
+  for (int i = 0; i < 64; ++i) v[i] = x[i * 2048 + threadIdx.x];
+  __syncthreads();
+  for (int i = 0; i < 64; ++i) x[i * 2048 + threadIdx.x] = v[order[i]] * v[63 - i];
+}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A cache beside pytest's own: what has not changed is not compiled again in the next run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUPY_W4A16_CACHE_DIR", str(request.config.cache.mkdir("kernels")))
+        yield
+
+
+def faults(unit: Unit) -> list[str]:
+    """What is wrong with the machine code of a unit's kernels."""
+    cubin = _cache.load_or_compile(unit)  # CompileError where ptxas serialised wgmma
+    log = (cubin.parent / "compile.log").read_text()
+    used = {each.kernel: each for each in _compiler.parse_resources(log)}
+    code = instructions(cubin)
+    assert set(used) == set(code) == set(unit.kernels)
+    found = []
+    for kernel, counts in code.items():
+        resources = used[kernel]
+        if not counts["HGMMA"]:
+            found.append(f"{kernel} has no HGMMA")
+        if local := counts["LDL"] + counts["STL"]:
+            found.append(f"{kernel} has {local} local memory instructions")
+        if resources.stack_bytes or resources.spill_store_bytes or resources.spill_load_bytes:
+            found.append(f"{kernel} spills: {resources}")
+    return found
+
+
+def assert_without_faults(units: Iterable[Unit]) -> None:
+    units = list(units)
+    compile_kernels(units, progress=False)
+    with ThreadPoolExecutor(2) as pool:
+        found = [fault for faults_of_one in pool.map(faults, units) for fault in faults_of_one]
+    assert not found, "\n".join(found)
+
+
+def test_kernels_multiply_by_hgmma_and_spill_nothing() -> None:
+    assert_without_faults(CHECKED.values())
+
+
+def test_local_memory_spills_and_missing_hgmma_would_be_seen() -> None:
+    found = faults(Unit("local", LOCAL, ("local",)))
+    for fault, words in zip(found, ("no HGMMA", "local memory", "spills"), strict=True):
+        assert words in fault
+
+
+def test_every_default_kernel_config_and_pair_of_options_is_looked_at() -> None:
+    cases = paired_kernels()
+    assert {kernel for unit in default_units() for kernel in unit.kernels} <= {
+        kernel for unit in CHECKED.values() for kernel in unit.kernels
+    }
+    assert len(launcher_configs()) == 21
+    assert {case.config for case in cases} == set(CONFIGS) >= set(launcher_configs())
+    for (one, its), (other, others) in product(KERNEL_OPTIONS.items(), repeat=2):
+        if one < other:
+            seen = {(getattr(case, one), getattr(case, other)) for case in cases}
+            assert seen == set(product(its, others)), (one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_all_options_of_every_config(config: GemmConfig) -> None:
+    rows = (dict(zip(KERNEL_OPTIONS, values, strict=True)) for values in product(*KERNEL_OPTIONS.values()))
+    kernels = [case.kernel for case in valid(Case(1, 1, 1, config=config, **row) for row in rows)]
+    # Several kernels in one unit share the reading of the headers.
+    assert_without_faults(unit_of(kernels[i : i + 10]) for i in range(0, len(kernels), 10))
+
+
+# --- the oldest NVRTC ---
+
+OLDEST = (
+    "nvidia-cuda-nvrtc-cu12==12.4.*",
+    "nvidia-cuda-runtime-cu12==12.4.*",
+    "nvidia-cuda-cccl-cu12==12.4.*",
+)
+
+COMPILE_WITH_OLDEST = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)  # found loaded, it is the one that CuPy takes
+from cupy_w4a16 import _cache, _toolchain
+from cupy_w4a16._kernels import default_units
+tools = _toolchain.toolchain()
+assert tools.nvrtc_path == sys.argv[1], tools
+assert tools.nvrtc_version == tools.cudart_version == (12, 4), tools
+for unit in default_units():
+    print(_cache.load_or_compile(unit))
+"""
+
+
+@pytest.fixture(scope="module")
+def oldest_cuda(request: pytest.FixtureRequest) -> Path:
+    """A folder with the wheels of CUDA 12.4 that the compiler needs; they are downloaded once."""
+    folder = Path(request.config.cache.mkdir("cuda-12.4"))
+    if not (folder / "complete").exists():
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(folder),
+            *OLDEST,
+        ]
+        subprocess.run([*pip, "--upgrade"], check=True)
+        (folder / "complete").touch()
+    return folder
+
+
+@pytest.mark.slow
+def test_default_kernels_with_nvrtc_12_4(oldest_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = oldest_cuda / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
+    path = os.pathsep.join(filter(None, (str(oldest_cuda), *sys.path)))
+    environment = os.environ | {"PYTHONPATH": path, "CUPY_W4A16_COMPILE": "lazy"}
+    command = [sys.executable, "-c", COMPILE_WITH_OLDEST, str(library)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    cubins = dict(zip(default_units(), map(Path, ran.stdout.split()), strict=True))
+    monkeypatch.setattr(_cache, "load_or_compile", cubins.__getitem__)
+    found = [fault for unit in cubins for fault in faults(unit)]
+    assert not found, "\n".join(found)
