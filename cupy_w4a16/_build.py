@@ -25,11 +25,14 @@ QUIET_S = 1.0  # what takes less is not worth a line
 _log = logging.getLogger("cupy_w4a16")
 
 
-def compile_kernels(units: Iterable[Unit] | None = None, *, progress: bool | None = None) -> int:
+def compile_kernels(
+    units: Iterable[Unit] | None = None, *, progress: bool | None = None, workers: int | None = None
+) -> int:
     """Compile the default kernels that the cache lacks and return how many translation units that were.
 
     No GPU is needed, so a container image can be built with its cache filled. With `progress` None a bar on a
     terminal, or elsewhere one line on stderr, appears after a second; True shows it at once, False never.
+    `workers` processes share the work (None: two), no more than there are CPUs.
     Raises `CompileError` when a unit does not compile, after the others have been compiled.
 
     >>> import cupy_w4a16
@@ -39,7 +42,7 @@ def compile_kernels(units: Iterable[Unit] | None = None, *, progress: bool | Non
     missing = _missing(units)
     failures: list[CompileError] = []
     with _progress(len(missing), progress) as advance:
-        for failure in _compile_all(missing):
+        for failure in _compile_all(missing, workers or WORKERS):
             advance()
             if failure is not None:
                 failures.append(failure)
@@ -82,10 +85,10 @@ def _missing(units: Iterable[Unit] | None) -> list[Unit]:
     return [unit for unit in units if _cache.find(unit) is None]
 
 
-def _compile_all(units: Sequence[Unit]) -> Iterator[CompileError | None]:
+def _compile_all(units: Sequence[Unit], workers: int) -> Iterator[CompileError | None]:
     """Compile every unit, in worker processes where it pays; one outcome a unit, as they finish."""
     left: list[Unit] = list(units)
-    for unit, failure in _compile_in_workers(units):
+    for unit, failure in _compile_in_workers(units, workers):
         # A worker may have loaded another NVRTC than this process, and then stored under another key.
         if failure is not None or _cache.find(unit) is not None:
             left.remove(unit)
@@ -98,12 +101,10 @@ def _compile_all(units: Sequence[Unit]) -> Iterator[CompileError | None]:
             yield error
 
 
-def _compile_in_workers(
-    units: Sequence[Unit],
-) -> Iterator[tuple[Unit, CompileError | None]]:
+def _compile_in_workers(units: Sequence[Unit], wanted: int) -> Iterator[tuple[Unit, CompileError | None]]:
     from ._worker import Worker, python
 
-    count = min(WORKERS, len(units), len(os.sched_getaffinity(0)))
+    count = min(wanted, len(units), len(os.sched_getaffinity(0)))
     program = python()
     if count < 2 or program is None:
         return

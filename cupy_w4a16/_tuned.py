@@ -1,0 +1,164 @@
+"""The tuning file: what `python -m cupy_w4a16 tune` found fastest on this machine's GPUs.
+
+One JSON file beside the compiled kernels, `tuned.json`:
+
+    {"schema": 1, "devices": {"NVIDIA H100 80GB HBM3, 132 SMs": [
+        {"problem": {"m": 16, "n": 4096, "k": 4096, ...}, "config": {"tile_n": 64, ...}, "us": 6.6, ...}]}}
+
+`choose_config` looks there first. A file that can't be read, or an entry that this version does not
+understand, is ignored with one warning: at worst a problem gets the configuration it would get without.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from . import _paths
+from ._config import GemmConfig, GemmProblem, invalid_reason
+
+SCHEMA = 1
+LOCK_TIMEOUT_S = 10.0
+
+_log = logging.getLogger("cupy_w4a16")
+_NOTHING: Mapping[GemmProblem, GemmConfig] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A config measured as the fastest for a problem: its time in µs, and when and by what it was found."""
+
+    problem: GemmProblem
+    config: GemmConfig
+    us: float
+    date: str = ""
+    version: str = ""
+
+
+def tuned_path() -> Path:
+    """The tuning file's place; it need not exist. `clear_cache` leaves it alone."""
+    return _paths.cache_dir() / "tuned.json"
+
+
+def load_tuned(device_name: str, num_sms: int) -> Mapping[GemmProblem, GemmConfig]:
+    """Winners for the GPU of that name and size, by problem; read once a process and file.
+
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, CUPY_W4A16_CACHE_DIR="/nonexistent"):
+    ...     dict(load_tuned("NVIDIA H100 80GB HBM3", 132))
+    {}
+    """
+    return _load(tuned_path(), device_key(device_name, num_sms))
+
+
+def tuned_config(problem: GemmProblem, device_name: str, num_sms: int) -> GemmConfig | None:
+    """The winner for `problem`, or for the next larger tuned `m` below twice its own; else None."""
+    winners = load_tuned(device_name, num_sms)
+    if not winners:
+        return None
+    if problem in winners:
+        return winners[problem]
+    near = (
+        tuned
+        for tuned in winners
+        if problem.m < tuned.m < 2 * problem.m and replace(tuned, m=problem.m) == problem
+    )
+    nearest = min(near, key=lambda tuned: tuned.m, default=None)
+    return None if nearest is None else winners[nearest]
+
+
+def store_tuned(device_name: str, num_sms: int, winners: Iterable[Winner]) -> Path:
+    """Add `winners` to the file, in place of older ones for the same problems, and return its path.
+
+    Written under another name and renamed, so that a reader never sees half of it. Raises OSError.
+    """
+    import filelock
+
+    path = tuned_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S):
+        devices = _read(path)
+        key = device_key(device_name, num_sms)
+        added = [asdict(winner) for winner in winners]
+        replaced = [entry["problem"] for entry in added]
+        kept = [entry for entry in devices.get(key, []) if entry.get("problem") not in replaced]
+        devices[key] = kept + added
+        _write(path, {"schema": SCHEMA, "devices": devices})
+    _load.cache_clear()
+    return path
+
+
+def device_key(device_name: str, num_sms: int) -> str:
+    """What the file keeps a GPU's winners under: an H100 PCIe, or a slice of one, is another GPU.
+
+    >>> device_key("NVIDIA H100 80GB HBM3", 132)
+    'NVIDIA H100 80GB HBM3, 132 SMs'
+    """
+    return f"{device_name}, {num_sms} SMs"
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path, key: str) -> Mapping[GemmProblem, GemmConfig]:
+    if not path.exists():
+        return _NOTHING
+    found: dict[GemmProblem, GemmConfig] = {}
+    ignored = 0
+    for entry in _read(path).get(key, []):
+        try:
+            problem, config = GemmProblem(**entry["problem"]), GemmConfig(**entry["config"])
+            usable = invalid_reason(config, problem) is None
+        except (KeyError, TypeError, ValueError):  # fields of another version
+            usable = False
+        if usable:
+            found[problem] = config
+        else:
+            ignored += 1
+    if ignored:
+        _warn(
+            f"the tuning file {path} has {ignored} entries that are not of this version, ignored: tune again"
+        )
+    return MappingProxyType(found)
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The file's devices; empty, with a warning, where it is damaged or of another schema."""
+    try:
+        content = json.loads(path.read_text())
+        devices = content["devices"] if content["schema"] == SCHEMA else None
+        if isinstance(devices, dict) and all(
+            isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+            for entries in devices.values()
+        ):
+            return devices
+        reason = f"its schema is not {SCHEMA}"
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    _warn(f"the tuning file {path} can't be used ({reason}): remove it, or tune again")
+    return {}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    handle, name = tempfile.mkstemp(prefix=".tuned-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _warn(message: str) -> None:
+    _log.warning(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,186 @@
+"""A stack of a model's linear layers, each fed by the one before: the tokens per second they allow.
+
+Attention, norms and the sampling of tokens are left out, so these are bounds, the same for both sides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cupy
+import numpy as np
+
+from .. import _dtypes
+from .._config import GemmProblem
+from .._gemm import gemm
+from . import BenchError, device, machine, timing, variants
+from .cublas import Blas
+from .shapes import Model, Shape, rotation, weight_bytes
+from .weights import PackedSet, random_set
+
+WORK_US, EAGER_S = 10_000.0, 0.05
+ERROR_LIMIT = 0.01  # a dozen layers in half precision, each 3e-4 off
+
+
+@dataclass(frozen=True)
+class Chained:
+    """One way through one block of a model, in µs, with every launch from Python or all in a graph."""
+
+    model: Model
+    m: int
+    name: str
+    eager_us: float
+    graph_us: float
+
+    def tokens_per_s(self, block_us: float) -> float:
+        """Tokens a second that all blocks allow.
+
+        >>> model = Model("", 10, ())
+        >>> Chained(model, 4, "", 100.0, 50.0).tokens_per_s(50.0)
+        8000.0
+        """
+        return self.m / (block_us * self.model.blocks * 1e-6)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of one block, with its result; `a` is the memory of the result before."""
+
+    packed: PackedSet
+    w: Any
+    a: Any
+    out: Any
+
+
+def measure_chain(
+    model: Model, m: int, *, dtype: str, group_size: int, rounds: int, seed: int = 0
+) -> list[Chained]:
+    """FP16 and W4A16, without and with dependent launch, through the layers of `model` at `m` tokens."""
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with machine.watched(), stream:
+        blas = Blas(stream)
+        try:
+            layers = _layers(model, m, dtype, group_size, seed)
+            ways = _ways(layers, blas, group_size)
+            _check(layers, {name: way[1] for name, way in ways.items()}, seed)
+            least = len(layers)
+            found = []
+            replays = []
+            for eager, in_graph in ways.values():
+                estimate = sum(weight_bytes(*shape, group_size) for shape in model.layers) / 2.5e6
+                passes = max(1, round(WORK_US / (estimate * least / len(model.layers))))
+                replays.append(timing.capture(in_graph, passes * least, stream))
+                found.append(_eager_us(eager, stream))
+            graphs = timing.interleaved(replays, rounds, stream, seed)
+        finally:
+            blas.close()
+    return [
+        Chained(model, m, name, len(model.layers) * eager, len(model.layers) * graph.us)
+        for name, eager, graph in zip(ways, found, graphs, strict=True)
+    ]
+
+
+def format_chain(found: Sequence[Chained]) -> str:
+    """A line a way: µs a block and tokens a second, eager and by graph, and how much faster than FP16."""
+    lines = [f"{'':<28}{'eager':^32}{'CUDA graph':^32}"]
+    titles = "".join(f"{'µs a block':>12}{'tokens/s':>11}{'x FP16':>9}" for _ in range(2))
+    lines.append(f"{'M':>6}  {'':<20}{titles}")
+    for row in found:
+        base = next(other for other in found if (other.model, other.m) == (row.model, row.m))
+        cells = "".join(
+            f"{us:>12.1f}{row.tokens_per_s(us):>11.1f}{base_us / us:>9.2f}"
+            for us, base_us in ((row.eager_us, base.eager_us), (row.graph_us, base.graph_us))
+        )
+        lines.append(f"{row.m:>6}  {row.name:<20}{cells}")
+    return "\n".join(lines)
+
+
+def _layers(model: Model, m: int, dtype: str, group_size: int, seed: int) -> list[Layer]:
+    """As many blocks as make their weights cold; activations are shared, as a real model does."""
+    kind = _dtypes.dtype_of(dtype, _dtypes.HALF_DTYPES)
+    block_bytes = sum(weight_bytes(*shape, group_size) for shape in model.layers)
+    outs = [cupy.empty((m, shape.n), kind) for shape in model.layers]
+    layers: list[Layer] = []
+    for _ in range(rotation(block_bytes, machine.l2_bytes())):
+        for i, shape in enumerate(model.layers):
+            packed = random_set(GemmProblem(m, shape.n, shape.k, group_size, dtype), seed + len(layers))
+            w = cupy.empty((shape.k, shape.n), kind)
+            device.dequantize_into(w, packed.b_packed, packed.scales, packed.zeros, group_size)
+            layers.append(Layer(packed, w, _input(outs[i - 1], m, shape), outs[i]))
+    return layers
+
+
+def _input(previous: Any, m: int, shape: Shape) -> Any:
+    """The first numbers of the result before, as many as the layer takes: the part of q, say."""
+    return previous.reshape(-1)[: m * shape.k].reshape(m, shape.k)
+
+
+def _ways(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Calls by name, eager and for graphs. FP16 is `cupy.matmul`, in graphs cuBLAS with its own workspace."""
+    ways: dict[str, tuple[list[Any], list[Any]]] = {
+        "FP16": (
+            [partial(cupy.matmul, layer.a, layer.w, out=layer.out) for layer in layers],
+            [blas.matmul(layer.a, layer.w, layer.out) for layer in layers],
+        )
+    }
+    linear = variants.linear_class()
+    if linear is None:
+        ours: list[Callable[[], Any]] = [
+            partial(gemm, x.a, x.packed.b_packed, x.packed.scales, None, group_size, out=x.out)
+            for x in layers
+        ]
+        return ways | {"W4A16": (ours, ours)}
+    options: dict[str, dict[str, Any]] = {"W4A16": {}}
+    if variants.takes_pdl():
+        options = {"W4A16": {"pdl": False}, "W4A16, dependent": {"pdl": True}}
+    for name, kinds in options.items():
+        made = [
+            partial(
+                linear(x.packed.b_packed, x.packed.scales, None, group_size, k=x.a.shape[1], **kinds),
+                x.a,
+                out=x.out,
+            )
+            for x in layers
+        ]
+        ways[name] = (made, made)
+    return ways
+
+
+def _check(layers: Sequence[Layer], ways: dict[str, list[Callable[[], Any]]], seed: int) -> None:
+    """`BenchError` unless all ways give the same at the end of the chain, but for rounding."""
+    results = {}
+    last = layers[-1].out
+    for name, calls in ways.items():
+        device.fill_normal(last, seed)  # the first layer's input
+        for layer in layers[:-1]:
+            if layer.out is not last:
+                layer.out.data.memset_async(0xFF, layer.out.nbytes)  # NaN
+        for call in calls:
+            call()
+        results[name] = last.astype(np.float32)
+    for name, result in results.items():
+        if name != "FP16":
+            error = device.worst_tile_error(result, results["FP16"])
+            if not error <= ERROR_LIMIT:
+                raise BenchError(
+                    f"{name}: the chain's result is off by {error:.2g} of its size, {ERROR_LIMIT} is right"
+                )
+
+
+def _eager_us(calls: Sequence[Callable[[], Any]], stream: Any) -> float:
+    """µs a call of whole passes launched from Python, until the GPU has finished them; the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        stream.synchronize()
+        start, passes = time.perf_counter(), 0
+        while time.perf_counter() - start < EAGER_S:
+            for call in calls:
+                call()
+            passes += 1
+        stream.synchronize()
+        best = min(best, (time.perf_counter() - start) / (passes * len(calls)) * 1e6)
+    return best

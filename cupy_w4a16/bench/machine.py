@@ -1,0 +1,128 @@
+"""The GPU under test: that there is one, what it is, and its clock and power while it works."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from .. import __version__, _env, _nvml
+from . import BenchError, cublas
+
+_SM_CLOCK, _MEMORY_CLOCK = 1, 2  # nvmlClockType_t
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A moment: the multiprocessors' clock in MHz, power in W."""
+
+    sm_mhz: int
+    power_w: float
+
+
+def require_gpu(command: str) -> None:
+    """`BenchError` unless the current device is a Hopper GPU and cuBLAS is installed."""
+    import cupy
+
+    from .._device import check_hopper
+    from .._errors import UnsupportedDeviceError
+
+    try:
+        check_hopper(cupy.cuda.runtime.getDevice())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BenchError(
+            f"{command} needs a Hopper GPU (H100, H200) and its driver; CUDA says: {error}"
+        ) from error
+    except UnsupportedDeviceError as error:
+        raise BenchError(f"{command} needs a Hopper GPU: {error}") from error
+
+
+def num_sms() -> int:
+    return _attribute("MultiProcessorCount")
+
+
+def l2_bytes() -> int:
+    return _attribute("L2CacheSize")
+
+
+def device_name() -> str:
+    """The current GPU's name, "NVIDIA H100 80GB HBM3" for one."""
+    import cupy
+
+    return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode())
+
+
+def facts() -> dict[str, str]:
+    """What a table of times has to say about itself, in the order it is printed."""
+    versions = _env.versions()
+    nvrtc = versions["NVRTC"].split(" (")[0]
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "GPU": f"{device_name()}, {num_sms()} SMs, {l2_bytes() / 2**20:.0f} MiB L2",
+        "clocks": _clocks(),
+        "driver": versions["driver"],
+        "versions": f"cupy_w4a16 {__version__}, CuPy {versions['cupy']}, NVRTC {nvrtc}, "
+        f"cuBLAS {cublas.version()}, Python {platform.python_version()}",
+    }
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Keep NVML open, so that `sample` is quick enough to be called while the GPU works."""
+    nvml = _nvml.library()
+    ready = nvml is not None and nvml.nvmlInit_v2() == 0
+    try:
+        yield
+    finally:
+        _handle.cache_clear()
+        if ready and nvml is not None:
+            nvml.nvmlShutdown()
+
+
+def sample() -> Sample | None:
+    """Clock and power now; None where NVML can't say. Inside `watched()`."""
+    nvml, handle = _nvml.library(), _handle()
+    clock, power = ctypes.c_uint(), ctypes.c_uint()
+    if nvml is None or handle is None or nvml.nvmlDeviceGetClockInfo(handle, _SM_CLOCK, ctypes.byref(clock)):
+        return None
+    watts = 0.0 if nvml.nvmlDeviceGetPowerUsage(handle, ctypes.byref(power)) else power.value / 1000
+    return Sample(clock.value, watts)
+
+
+@cache
+def _handle() -> ctypes.c_void_p | None:
+    import cupy
+
+    nvml, handle = _nvml.library(), ctypes.c_void_p()
+    bus = cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.runtime.getDevice()).encode()
+    if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(bus, ctypes.byref(handle)):
+        return None
+    return handle
+
+
+def _clocks() -> str:
+    with watched():
+        nvml, handle = _nvml.library(), _handle()
+        if nvml is None or handle is None:
+            return "unknown: NVML does not answer"
+        words = []
+        for name, kind in (("SM", _SM_CLOCK), ("memory", _MEMORY_CLOCK)):
+            now, most = ctypes.c_uint(), ctypes.c_uint()
+            failed = nvml.nvmlDeviceGetClockInfo(
+                handle, kind, ctypes.byref(now)
+            ) or nvml.nvmlDeviceGetMaxClockInfo(handle, kind, ctypes.byref(most))
+            words.append(f"{name} unknown" if failed else f"{name} {now.value} MHz now, {most.value} at most")
+        limit = ctypes.c_uint()
+        if not nvml.nvmlDeviceGetEnforcedPowerLimit(handle, ctypes.byref(limit)):
+            words.append(f"power limit {limit.value / 1000:.0f} W")
+        return "; ".join(words)
+
+
+def _attribute(name: str) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device().attributes[name])
