@@ -9,11 +9,11 @@ SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
 SMEM_BYTES_SM = 233_472  # an SM's 228 KiB; every block takes 1 KiB beside its own
 BLOCK_N, BLOCK_K, BLOCK_BYTES = 64, 128, 4096  # a packed block: columns, k, and bytes of codes
 
-TILES_N = (64, 128, 256)
+TILES_N = (64, 128, 192, 256)
 TILES_M = (8, 16, 32, 64, 96, 128, 192, 256)
 TILES_K = (128,)
 CLUSTERS = SPLITS = (1, 2)
-WARPGROUPS_N = (None, 1, 2, 4)
+WARPGROUPS_N = (None, 1, 2, 3, 4)
 STAGES_MIN, STAGES_MAX = 2, 8
 SCHEDULES = ("cooperative", "pingpong")
 SCALES_ON = ("weights", "accumulators")
@@ -50,7 +50,8 @@ class GemmConfig:
     - `tile_n` (weights), `tile_m` (tokens), `tile_k`: a CTA's tile.
     - `cluster_n` CTAs share activations, `cluster_m` CTAs share weights, by multicast.
     - `stages` of `tile_k` are in flight; None: as many as shared memory holds, at most eight.
-    - `schedule`: "cooperative", `warpgroups_n` warpgroups share a tile's columns (None: one for 64, else two);
+    - `schedule`: "cooperative", `warpgroups_n` warpgroups share a tile's columns (None: one for
+      64, three for 192, else two);
       "pingpong", two warpgroups take whole tiles in turns.
     - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster.
     - `scale_on`: "weights" before the product, or "accumulators" after each 64 k of it.
@@ -107,7 +108,7 @@ class GemmConfig:
         """Warpgroups that read one stage: those that share a tile's columns."""
         if self.schedule == "pingpong":
             return 1
-        return self.warpgroups_n or (1 if self.tile_n == BLOCK_N else 2)
+        return self.warpgroups_n or {BLOCK_N: 1, 3 * BLOCK_N: 3}.get(self.tile_n, 2)
 
     @property
     def consumer_warpgroups(self) -> int:
@@ -149,10 +150,11 @@ class GemmConfig:
     def registers(self) -> tuple[int, int]:
         """Registers of a consumer and of a producer thread: what the producer gives up, consumers take."""
         entry = min(65_536 // (self.threads * self.ctas_per_sm), 240) // 8 * 8
-        whole_sm = self.consumer_warpgroups <= 2 and self.ctas_per_sm == 1
-        producer = 40 if whole_sm and self.accumulator_registers <= 160 else 24
         consumers = self.consumer_warpgroups
-        return min((entry * (consumers + 1) - producer) // consumers // 8 * 8, 240), producer
+        pool = entry * (consumers + 1)
+        most = 232 if self.accumulator_registers <= 160 else 240
+        consumer = min((pool - 24) // consumers // 8 * 8, most)
+        return consumer, min(pool - consumers * consumer, 40) // 8 * 8
 
 
 NAMED_CONFIGS = {
@@ -201,7 +203,8 @@ def resolved_stages(config: GemmConfig, problem: GemmProblem) -> int:
     stages = STAGES_MAX
     while stages > STAGES_MIN and smem_bytes(config, problem, stages) > smem_limit(config):
         stages -= 1
-    return stages
+    # Warpgroups that take stages in turns must always meet the same ones: see Turns in kernels_src/gemm.cuh.
+    return stages // config.split_k_warpgroups * config.split_k_warpgroups
 
 
 def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
@@ -222,6 +225,8 @@ def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
         value = getattr(config, field)
         if value not in allowed:
             return f"{field} is {value!r}; allowed are {', '.join(map(repr, allowed))}"
+    if config.stages is not None and config.stages % config.split_k_warpgroups:
+        return f"stages is {config.stages}: it must be a multiple of split_k_warpgroups = {config.split_k_warpgroups}"
     if config.stages is not None and not STAGES_MIN <= config.stages <= STAGES_MAX:
         return f"stages is {config.stages}; allowed are {STAGES_MIN} to {STAGES_MAX}, or None for as many as fit"
     return _shape_reason(config) or _resource_reason(config, problem)

@@ -65,12 +65,36 @@ __device__ __forceinline__ void sync_start() {
   }
 }
 
+// Pingpong's turns at the ring of stages. A warpgroup may not wait for a stage while the other is still a round behind:
+// full barriers tell rounds apart by parity alone.
+template <bool kPingpong>
+struct Turns {
+  using NamedBarrierOps = cutlass::arch::NamedBarrier;
+  const int warpgroup;
+
+  __device__ __forceinline__ explicit Turns(int warpgroup) : warpgroup(warpgroup) {
+    if (kPingpong && warpgroup == 1) pass();  // the first turn is warpgroup 0's
+  }
+  __device__ __forceinline__ void take() const {
+    if constexpr (kPingpong) NamedBarrierOps::sync(2 * kWarpgroupThreads, id(warpgroup));
+  }
+  __device__ __forceinline__ void pass() const {
+    if constexpr (kPingpong) NamedBarrierOps::arrive(2 * kWarpgroupThreads, id(1 - warpgroup));
+  }
+
+ private:
+  __device__ __forceinline__ static uint32_t id(int warpgroup) {
+    return uint32_t(NamedBarrier::kFirstTurn) + warpgroup;
+  }
+};
+
 template <class Config>
 __device__ __forceinline__ void consume(const Params& params, SharedStorage<Config>& smem, int warpgroup) {
   using Loop = Mainloop<Config>;
   TileScheduler<Config> scheduler(params);
+  // Written so that the compiler knows what is always 0.
   const int along_n = Config::kPingpong ? 0 : warpgroup % Config::kWarpgroupsN;
-  const int along_k = Config::kPingpong ? 0 : warpgroup / Config::kWarpgroupsN;
+  const int along_k = Config::kSplitWarpgroups == 1 ? 0 : warpgroup / Config::kWarpgroupsN;
   const int contributor = scheduler.rank_k * Config::kSplitWarpgroups + along_k;
   const int k_blocks = scheduler.num_k_blocks(ceil_div(params.k, kBlockK));
 
@@ -78,12 +102,15 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
   Reduction<Config> reduction{smem, warpgroup, contributor};
   Epilogue<Config> epilogue(params, smem, warpgroup, contributor);
   typename Loop::State state;
+  const Turns<Config::kPingpong> turns(warpgroup);
   bool my_turn = !Config::kPingpong || warpgroup == 0;
   bool ready = false;
   for (; !scheduler.done(); scheduler.next()) {
     if (my_turn) {
       typename Loop::Accum accum;
+      turns.take();
       mainloop.run(accum, state, k_blocks, along_k);
+      turns.pass();
       typename Reduction<Config>::Share share;
       reduction.run(accum, share);
       if (!ready) wait_for_dependencies();  // a kernel before this one may still read `out`

@@ -131,6 +131,7 @@ struct SharedStorage {
 // Named barriers of the CTA; 0 is __syncthreads.
 enum class NamedBarrier : uint32_t {
   kFirstWarpgroup = 1,  // + warpgroup: the consumers of one warpgroup, around the staging of results
+  kFirstTurn = 5,       // + warpgroup: pingpong's turn at the ring of stages
 };
 
 // Position in the ring of stages.

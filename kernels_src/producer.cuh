@@ -23,6 +23,11 @@ struct Producer {
   const Params& params;
   Storage& smem;
 
+  // Where one tile holds all tokens, weights are read once and activations by every tile: L2 should keep the latter.
+  __device__ __forceinline__ bool single_pass() const { return params.m <= Config::kTileM; }
+  __device__ __forceinline__ uint64_t weight_policy() const { return single_pass() ? kEvictFirst : kEvictNormal; }
+  __device__ __forceinline__ uint64_t activation_policy() const { return single_pass() ? kEvictLast : kEvictNormal; }
+
   // Row of `scales` for group `group` of the stage at k block `k_block`. Groups past the end belong to padding,
   // whose activations are zero: any finite scale serves, and the last row's is one the user vouched for.
   __device__ __forceinline__ int group_row(int k_block, int group) const {
@@ -43,6 +48,7 @@ struct Producer {
     const int first = scheduler.first_k_block(k_blocks), count = scheduler.num_k_blocks(k_blocks);
     PipelineState<Config::kStages> state;
 
+    cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&params.a_map));
     // The ring's first round: weights at once, activations when the kernels before this one have written them.
     const int head = min(count, Config::kStages);
     {
@@ -133,12 +139,12 @@ struct Producer {
     for (int block = 0; block < count; ++block) {
       uint8_t* target = smem.codes[stage_idx][block] + scheduler.rank_m * kPart;
       if constexpr (Config::kClusterM == 1) {
-        bulk_load(target, source, kPart, &smem.full[stage_idx], kEvictFirst);
+        bulk_load(target, source, kPart, &smem.full[stage_idx], weight_policy());
       } else {
         uint16_t mask = 0;
 #pragma unroll
         for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << rank(scheduler.rank_n, peer, scheduler);
-        bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, kEvictFirst);
+        bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, weight_policy());
       }
       source += params.b_row_bytes;
     }
@@ -152,11 +158,11 @@ struct Producer {
       int64_t row = group_row(k_block, group);
       bulk_load(smem.scales[stage_idx][group],
                 static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, count * sizeof(Scale),
-                &smem.full[stage_idx], kEvictFirst);
+                &smem.full[stage_idx], weight_policy());
       if constexpr (kHasZeros<Config>) {
         bulk_load(smem.zeros[stage_idx][group],
                   static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, count * sizeof(Zero),
-                  &smem.full[stage_idx], kEvictFirst);
+                  &smem.full[stage_idx], weight_policy());
       }
     }
   }
@@ -171,10 +177,10 @@ struct Producer {
       uint8_t* target = smem.activations[stage_idx][half] + scheduler.rank_n * kTokens * kSwizzleBytes;
       const int k = k_block * kBlockK + half * (kBlockK / 2);
       if constexpr (Config::kClusterN == 1) {
-        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], kEvictLast, target, k, token);
+        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], activation_policy(), target, k, token);
       } else {
         uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m, scheduler);
-        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, kEvictLast, target, k,
+        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, activation_policy(), target, k,
                                                token);
       }
     }

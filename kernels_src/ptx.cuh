@@ -27,8 +27,9 @@ __device__ __forceinline__ uint32_t broadcast_high(uint32_t pair) {
   return __byte_perm(pair, 0, 0x3232);
 }
 
-// How long L2 should keep what a copy brings: weights are read once, activations by every tile of weights.
+// How long L2 should keep what a copy brings.
 inline constexpr uint64_t kEvictFirst = uint64_t(cute::TMA::CacheHintSm90::EVICT_FIRST);
+inline constexpr uint64_t kEvictNormal = uint64_t(cute::TMA::CacheHintSm90::EVICT_NORMAL);
 inline constexpr uint64_t kEvictLast = uint64_t(cute::TMA::CacheHintSm90::EVICT_LAST);
 
 // Bulk copy of `bytes` (a multiple of 16) to shared memory, completing on `barrier`; CUTLASS's has no cache policy.

@@ -32,7 +32,7 @@ struct TileScheduler {
     int rank = kClusterSize<Config> > 1 ? int(cute::block_rank_in_cluster()) : 0;
     rank_n = rank % Config::kClusterN;
     rank_m = rank / Config::kClusterN % Config::kClusterM;
-    rank_k = rank / kSharers<Config>;
+    rank_k = Config::kSplitCluster == 1 ? 0 : rank / kSharers<Config>;
   }
 
   __device__ __forceinline__ bool done() const { return tile_idx >= tiles_n * tiles_m; }
