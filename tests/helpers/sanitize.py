@@ -1,0 +1,79 @@
+"""Small products over all configurations and options, for NVIDIA's compute-sanitizer.
+
+    python tests/helpers/sanitize.py --compile
+    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/helpers/sanitize.py
+
+and so for racecheck, initcheck and synccheck. The first line fills the kernel cache, so that the tool watches
+nothing but the products. Each array is an allocation of its own, without CuPy's pool, so that memcheck knows
+its end to the byte; results are checked too, on the host, so that no other kernel runs.
+"""
+
+# ruff: noqa: E402, I001 (this is a script too: its imports need the path)
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    os.environ.setdefault("CUPY_W4A16_COMPILE", "lazy")
+    sys.path[:0] = [str(Path(__file__).resolve().parents[folder]) for folder in (1, 2)]
+
+import cupy
+
+from cupy_w4a16 import gemm
+from cupy_w4a16._config import NAMED_CONFIGS
+from helpers.cases import Case, compile_for
+from helpers.configs import paired_kernels
+
+
+def cases() -> list[Case]:
+    """Every kernel with two ragged tiles of weights and of tokens; and CTAs that take several tiles."""
+    found = []
+    for i, case in enumerate(paired_kernels()):
+        config = case.config
+        assert config is not None
+        n = (
+            config.tile_n * config.cluster_n + (40, 35)[i % 2]
+        )  # aligned for bulk copies and TMA stores, or not
+        m = config.tile_m * config.cluster_m + 3
+        # Rows of a are multiples of 16 bytes: nothing is copied, which would be CuPy's kernel.
+        found.append(case.with_(m=m, n=n, k=296, bias=i % 2 == 0, seed=i))
+    found += [Case(3, 135 * c.tile_n - 8, 136, config=c) for c in NAMED_CONFIGS.values()]
+    return found
+
+
+def run(case: Case) -> None:
+    arguments = case.arguments()
+    a, b_packed, scales, zeros, bias = (None if x is None else cupy.asarray(x) for x in arguments)
+    c: Any = gemm(
+        a, b_packed, scales, zeros, case.group_size,
+        bias=bias, dtype=case.out_dtype, config=case.config, **case.options,
+    )  # fmt: skip
+    case.check(cupy.asnumpy(c), arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--compile", action="store_true", help="only fill the kernel cache; needs no GPU")
+    parser.add_argument("--match", default="", help="only products whose name holds this")
+    options = parser.parse_args()
+    chosen = [case for case in cases() if options.match in str(case)]
+    compile_for(chosen)
+    if options.compile:
+        print(f"{len(chosen)} products have their kernels in the cache")
+        return
+    cupy.cuda.set_allocator(None)
+    started = time.perf_counter()
+    for case in chosen:
+        print(case, flush=True)  # a report of the tool stands below the product it is about
+        run(case)
+    print(f"{len(chosen)} products, all right, in {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
