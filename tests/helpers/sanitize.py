@@ -8,8 +8,6 @@ nothing but the products. Each array is an allocation of its own, without CuPy's
 its end to the byte; results are checked too, on the host, so that no other kernel runs.
 """
 
-# ruff: noqa: E402, I001 (this is a script too: its imports need the path)
-
 from __future__ import annotations
 
 import argparse
