@@ -8,12 +8,16 @@ from __future__ import annotations
 from ._build import compile_at_import, compile_kernels
 from ._cache import clear_cache
 from ._config import GemmConfig, GemmProblem
+from ._config_table import configs
 from ._errors import CompileError, UnsupportedDeviceError, W4A16Error
 from ._gemm import gemm
 from ._heuristics import choose_config
+from ._occupancy import occupancy
 from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
 from ._paths import cache_dir
 from ._quantize import QuantizedWeight, dequantize, quantize
+from ._workspace import workspace_bytes
+from .linear import Linear
 
 __version__ = "0.1.0"
 
@@ -22,6 +26,7 @@ __all__ = [
     "CompileError",
     "GemmConfig",
     "GemmProblem",
+    "Linear",
     "QuantizedWeight",
     "UnsupportedDeviceError",
     "W4A16Error",
@@ -29,11 +34,14 @@ __all__ = [
     "choose_config",
     "clear_cache",
     "compile_kernels",
+    "configs",
     "dequantize",
     "gemm",
+    "occupancy",
     "pack",
     "quantize",
     "unpack",
+    "workspace_bytes",
 ]
 
 compile_at_import()

@@ -56,7 +56,7 @@ def _as_array(name: str, x: Any) -> Any:
             raise TypeError(f"{name} is a masked array: a mask can't be honoured; pass {name}.filled(value)")
         return x if type(x) is np.ndarray else x.view(np.ndarray)
     if isinstance(x, cupy.ndarray):
-        return x
+        return x if type(x) is cupy.ndarray else cupy.ndarray(x.shape, x.dtype, x.data, x.strides)
     device_type = _dlpack_device_type(x)
     if device_type in _DLPACK_GPU or (device_type is None and hasattr(type(x), "__cuda_array_interface__")):
         return _gpu_view(name, x)

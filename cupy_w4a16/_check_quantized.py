@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _device
 from ._arrays import as_arrays
-from ._dtypes import HALF_DTYPES, INTEGER_DTYPES
+from ._dtypes import FLOAT32, HALF_DTYPES, INTEGER_DTYPES
 from ._foreign_layouts import advice
 from ._group_size import as_int, checked_group_size, whole_groups
 from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS
@@ -195,9 +195,11 @@ def _zeros_dtype(zeros: Any, s_shape: tuple[int, ...], dtype: Any, xp: ModuleTyp
                 f"for other zero points pass zeros.astype(scales.dtype)"
             )
         return name
+    if zeros.dtype == FLOAT32:
+        return FLOAT32.name
     if zeros.dtype != dtype:
         raise TypeError(
-            f"zeros is {zeros.dtype}: allowed are uint8, int8, int32 and {dtype} (the dtype of scales); "
+            f"zeros is {zeros.dtype}: allowed are uint8, int8, int32, float32 and {dtype}, which scales is; "
             f"pass zeros.astype({xp.__name__}.uint8) for whole numbers, else zeros.astype(scales.dtype)"
         )
     return _HALF_NAMES[dtype]

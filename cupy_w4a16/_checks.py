@@ -20,7 +20,7 @@ from ._check_gpu import check_gpu
 from ._check_out import check_apart, check_writable
 from ._check_quantized import ALIGN_BYTES, QuantizedArguments, check_quantized, required
 from ._config import GemmProblem
-from ._gemm_layout import copied_row_bytes, gemm_layout
+from ._gemm_layout import GemmLayout, copied_row_bytes, gemm_layout
 
 __all__ = ["GemmArguments", "QuantizedArguments", "check_gemm", "check_quantized"]
 
@@ -44,6 +44,7 @@ class GemmArguments(NamedTuple):
     - `b_packed`, `scales`, `zeros`, `bias`: the arrays (None for no zeros, no bias); `*_row_bytes`: bytes
       from one row of blocks, scales, zeros to the next, at least those of a dense row (0 without zeros).
     - `alpha`, `activation`: a Python float, a member of `ACTIVATIONS`.
+    - `layout`: what shapes, strides and dtypes say, for checks of other arrays with the same ones.
     - `out`: an array to write, of shape (*lead_shape, n), or None; `out_row_bytes`: the bytes from one of its
       m rows to the next (of a C-contiguous result where `out` is None); `out_dtype`: the dtype of the result.
     """
@@ -66,6 +67,7 @@ class GemmArguments(NamedTuple):
     out: Any
     out_row_bytes: int
     out_dtype: np.dtype[Any]
+    layout: GemmLayout
 
 
 def check_gemm(
@@ -116,7 +118,7 @@ def check_gemm(
     return GemmArguments(
         layout.problem, xp, a, a_in_place, a_row_bytes, layout.lead_shape,
         b_packed, layout.b_row_bytes, scales, layout.scales_row_bytes, zeros, layout.zeros_row_bytes,
-        bias, alpha, activation, out, layout.out_row_bytes, layout.out_dtype,
+        bias, alpha, activation, out, layout.out_row_bytes, layout.out_dtype, layout,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ._activations import apply_activation
 from ._check_quantized import QuantizedArguments
+from ._dtypes import INTEGER_DTYPES
 from ._quantize import as_wider, exact_weights, rounded
 
 # The steepest slope of any activation (gelu's and gelu_tanh's, near x = 1.5), rounded up; relu's is 1.
@@ -46,7 +47,7 @@ class Expected:
             unit, smallest = unit_and_smallest(a.dtype)
             worst = unit * size_sum + smallest / 2 * a_sum
             typical = (2.0**-20 * math.sqrt(k) + 2.0**-24 * k) * (xp.abs(accum) + size_rms)
-            if weight.zeros is not None and weight.zeros.dtype == a.dtype:  # float zeros
+            if weight.zeros is not None and weight.zeros.dtype not in INTEGER_DTYPES:
                 worst = 5 * worst
                 typical += 4 * unit * math.sqrt(max(1, group / 16) / 3) * size_rms + 2 * smallest * a_sum
             worst += 2.0**-22 * (k + 16) * size_sum

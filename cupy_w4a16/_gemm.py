@@ -1,4 +1,4 @@
-"""`gemm`: check, choose, launch."""
+"""`gemm`: a usual call finds its plan and its launch by what it is given; others are made usual first."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ from typing import Any
 import cupy
 import numpy as np
 
-from . import _launch
-from ._checks import check_gemm
-from ._config import GemmConfig, invalid_reason
-from ._heuristics import choose_config
+from ._bounded import Bounded
+from ._check_gpu import check_gpu
+from ._checks import GemmArguments, check_gemm
+from ._choice import config_for
+from ._config import GemmConfig
+from ._config_table import check_config
+from ._launch import ALIGN_BYTES, Plan, finish
 from ._reference import gemm_numpy
+from ._workspace import aligned_copy, check_workspace
+
+_ARRAY = cupy.ndarray
+_INPUTS = ("a", "b_packed", "scales", "zeros", "bias")
+_INTEGER_OR_NONE = (int, type(None))  # others can be equal to integers, but not allowed: True, 128.0
+_get_device = cupy.cuda.runtime.getDevice
+_get_stream = cupy.cuda.get_current_stream
+
+# Plans by what shapes, strides, dtypes and options say; launches by plan, stream and addresses (2 KB each).
+_plans = Bounded(1024)
+_launches = Bounded(4096)
 
 
 def gemm(
@@ -32,27 +46,29 @@ def gemm(
 ) -> Any:
     """Multiply 16-bit activations by packed 4-bit weights: `activation(alpha * (a @ w) + bias)`.
 
-    `w (k, n) = (q - zeros) * scales`, one scale and zero for each group of `group_size` rows and each column. NumPy
-    arrays are multiplied by NumPy; CuPy arrays, and other GPU arrays through DLPack or the CUDA array interface, by a
-    Hopper kernel on CuPy's current stream.
+    `w (k, n) = (q - zeros) * scales`, one scale and zero for each group of `group_size` rows and each column.
+    NumPy arrays are multiplied by NumPy; CuPy arrays, and other GPU arrays through DLPack or the CUDA array
+    interface, by a Hopper kernel on CuPy's current stream.
 
     Parameters
     ----------
     a : array (..., m, k) or (k,), float16 or bfloat16
-        Activations, as in `numpy.matmul`. Read in place where the address and the row stride are multiples of 16
-        bytes and the elements of a row adjacent; anything else is copied first.
+        Activations, as in `numpy.matmul`. Read in place where the address and the row stride are multiples of
+        16 bytes and the elements of a row adjacent; anything else is copied first.
     b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024)
         Codes from `quantize` or `pack`; a slice along the first two axes is fine.
     scales : array (ceil(k / group_size), n), dtype of `a`
-    zeros : array like `scales`, uint8, int8 or int32 from 0 to 16, or float; None means 8 (symmetric)
+    zeros : array like `scales`: uint8, int8 or int32 from 0 to 16, float32, or dtype of `a`; None: all are 8
     group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`
     bias : array (n,), dtype of `a`
     alpha : float
     activation : None, "gelu" (erf), "gelu_tanh", "silu" or "relu"
     dtype : dtype of the result, that of `a` (default) or float32
     out : array (..., m, n) to write the result to; its rows may be strided
-    config : GemmConfig to force; None leaves the choice to `choose_config`
-    workspace : reserved, must be None: no kernel needs one yet
+    config : GemmConfig to force; None: the tuning file's, or `choose_config`'s
+    workspace : uint8 array of `workspace_bytes(problem, config)` bytes
+        Takes the copy of `a`, where one is needed; None: memory of CuPy's pool. Calls that may run at the
+        same time need one each.
     pdl : reserved, must be False: dependent launch is not offered yet
 
     Returns
@@ -68,6 +84,9 @@ def gemm(
         The current GPU is not of the Hopper generation.
     CompileError
         The kernel is not in the cache and does not compile.
+    W4A16Error
+        A CUDA graph is being captured, and the kernel is not loaded yet (one call before the capture loads
+        it), or `a` must be copied and there is no workspace.
 
     Examples
     --------
@@ -78,40 +97,117 @@ def gemm(
     >>> gemm(a, *quantize(w)).shape
     (2, 64)
     """
+    key, device = None, -1
+    if (
+        type(a) is type(b_packed) is type(scales) is _ARRAY
+        and (zeros is None or type(zeros) is _ARRAY)
+        and (bias is None or type(bias) is _ARRAY)
+        and (out is None or type(out) is _ARRAY)
+        and type(group_size) in _INTEGER_OR_NONE
+        and type(alpha) is float
+        and workspace is None
+        and pdl is False
+    ):
+        device = _get_device()
+        key = (
+            a.shape, a.strides, a.dtype, b_packed.shape, b_packed.strides, b_packed.dtype,
+            scales.shape, scales.strides, scales.dtype,
+            None if zeros is None else (zeros.shape, zeros.strides, zeros.dtype),
+            None if bias is None else (bias.shape, bias.strides, bias.dtype),
+            None if out is None else (out.shape, out.strides, out.dtype),
+            group_size, alpha or str(alpha), activation, dtype, config, device,  # str: 0.0 is equal to -0.0
+        )  # fmt: skip
+        try:
+            plan = _plans.get(key)
+        except TypeError:  # something can't be hashed: the checks will say what is wrong with it
+            key = plan = None
+        if plan is not None:
+            target = cupy.empty(plan.out_shape, plan.out_dtype) if out is None else out
+            if _launch(plan, device, a, b_packed, scales, zeros, bias, target):
+                return target
     arguments = check_gemm(
-        a, b_packed, scales, zeros, group_size, bias=bias, alpha=alpha, activation=activation, dtype=dtype, out=out
-    )
-    problem = arguments.problem
+        a, b_packed, scales, zeros, group_size,
+        bias=bias, alpha=alpha, activation=activation, dtype=dtype, out=out,
+    )  # fmt: skip
+    if config is not None:
+        check_config(config, arguments.problem)
     if workspace is not None:
-        raise ValueError("workspace is given, but no kernel needs one yet: pass None")
+        workspace = check_workspace(workspace, arguments)
     if pdl:
         raise ValueError("pdl is True, but dependent launch is not offered yet: pass False")
-    if config is not None:
-        if not isinstance(config, GemmConfig):
-            raise TypeError(f"config is a {type(config).__name__}: pass a GemmConfig, or None for the heuristic's choice")
-        if reason := invalid_reason(config, problem):
-            raise ValueError(f"config {config} can't run this problem: {reason}")
-
     if arguments.xp is np:
-        result = gemm_numpy(
-            arguments.a,
-            arguments.b_packed,
-            arguments.scales,
-            arguments.zeros,
-            problem.group_size,
-            arguments.bias,
-            arguments.alpha,
-            arguments.activation,
-            arguments.out_dtype,
-        ).reshape(*arguments.lead_shape, problem.n)
-        if out is None:
-            return result
-        arguments.out[...] = result
-        return out
+        target = _on_host(arguments)
+    elif key is not None and arguments.a_in_place:
+        target = _first(key, device, arguments, config)
+    else:
+        target = _made_usual(arguments, config, workspace)
+    return target if out is None else out
 
-    target = arguments.out
+
+def _launch(
+    plan: Plan, device: int, a: Any, b_packed: Any, scales: Any, zeros: Any, bias: Any, out: Any
+) -> bool:
+    """Launch `plan` on these arrays; False, and nothing done, where `a` lies where it can't be read from."""
+    stream = _get_stream(device).ptr
+    a_at, b_at, scales_at, out_at = a.data, b_packed.data, scales.data, out.data
+    key = (
+        plan, stream, a_at.ptr, b_at.ptr, scales_at.ptr, out_at.ptr,
+        a_at.device_id, b_at.device_id, scales_at.device_id, out_at.device_id,
+        None if zeros is None else (zeros.data.ptr, zeros.data.device_id),
+        None if bias is None else (bias.data.ptr, bias.data.device_id),
+    )  # fmt: skip
+    launch = _launches.get(key)
+    if launch is None:
+        check_gpu(plan.layout, a, b_packed, scales, zeros, bias, out)
+        if a_at.ptr % ALIGN_BYTES:
+            return False
+        launch = plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
+        _launches.put(key, launch)
+    status = launch()
+    if status:
+        finish(launch, status)
+    return True
+
+
+def _first(key: Any, device: int, arguments: GemmArguments, config: GemmConfig | None) -> Any:
+    """A usual call whose plan is not there yet; the result."""
+    plan = Plan(arguments, config or config_for(arguments.problem, device), device)
+    target = cupy.empty(plan.out_shape, plan.out_dtype) if arguments.out is None else arguments.out
+    a, b_packed, scales, zeros, bias = (getattr(arguments, name) for name in _INPUTS)
+    _launch(plan, device, a, b_packed, scales, zeros, bias, target)
+    _plans.put(key, plan)
+    return target
+
+
+def _made_usual(arguments: GemmArguments, config: GemmConfig | None, workspace: Any) -> Any:
+    """`gemm` of the same product as plain CuPy arrays and numbers, with an `a` that is read in place."""
+    problem, target = arguments.problem, arguments.out
     if target is None:
         target = cupy.empty((*arguments.lead_shape, problem.n), arguments.out_dtype)
-    if problem.m and problem.n:
-        _launch.run(arguments, config or choose_config(problem), target)
-    return target if out is None else out
+    strides = (arguments.out_row_bytes, arguments.out_dtype.itemsize)
+    gemm(
+        arguments.a if arguments.a_in_place else aligned_copy(arguments.a, problem, workspace),
+        arguments.b_packed,
+        arguments.scales,
+        arguments.zeros,
+        problem.group_size,
+        bias=arguments.bias,
+        alpha=arguments.alpha,
+        activation=arguments.activation,
+        out=cupy.ndarray((problem.m, problem.n), arguments.out_dtype, target.data, strides),
+        config=config,
+    )
+    return target
+
+
+def _on_host(arguments: GemmArguments) -> Any:
+    """The product of NumPy arrays."""
+    problem = arguments.problem
+    a, b_packed, scales, zeros, bias = (getattr(arguments, name) for name in _INPUTS)
+    options = bias, arguments.alpha, arguments.activation, arguments.out_dtype
+    result = gemm_numpy(a, b_packed, scales, zeros, problem.group_size, *options)
+    result = result.reshape(*arguments.lead_shape, problem.n)
+    if arguments.out is None:
+        return result
+    arguments.out[...] = result
+    return arguments.out

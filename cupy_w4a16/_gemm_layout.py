@@ -6,7 +6,6 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import cupy
 import numpy as np
 
 from ._arrays import row_bytes_of
@@ -17,8 +16,6 @@ from ._dtypes import FLOAT32, HALF_DTYPES
 from ._pack import BLOCK_N
 
 _NAMES = {dtype: dtype.name for dtype in (*HALF_DTYPES, FLOAT32)}
-#: Layouts kept; a model has some dozens of weights and a few hundred batch sizes.
-_MAX_LAYOUTS = 4096
 
 
 class GemmLayout(NamedTuple):
@@ -43,9 +40,6 @@ class GemmLayout(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-_layouts: dict[Any, GemmLayout] = {}
-
-
 def gemm_layout(
     xp: ModuleType,
     a: Any,
@@ -57,42 +51,7 @@ def gemm_layout(
     dtype: Any,
     out: Any,
 ) -> GemmLayout:
-    """The layout of these arguments, checked; for GPU arrays that of an earlier call that looked the same.
-
-    (Not for NumPy arrays: there the values of integer zeros are checked too.)
-    """
-    if xp is not cupy or (group_size is not None and type(group_size) is not int):  # 128.0 would pass for 128
-        return _checked_layout(xp, a, b_packed, scales, zeros, group_size, bias, dtype, out)
-    key = (
-        a.shape, a.strides, a.dtype, b_packed.shape, b_packed.strides, b_packed.dtype,
-        scales.shape, scales.strides, scales.dtype, group_size, dtype,
-        None if zeros is None else (zeros.shape, zeros.strides, zeros.dtype),
-        None if bias is None else (bias.shape, bias.strides, bias.dtype),
-        None if out is None else (out.shape, out.strides, out.dtype),
-    )  # fmt: skip
-    try:
-        layout = _layouts.get(key)
-    except TypeError:  # dtype= is something that can't be hashed
-        layout = None
-    if layout is None:
-        layout = _checked_layout(xp, a, b_packed, scales, zeros, group_size, bias, dtype, out)
-        if len(_layouts) >= _MAX_LAYOUTS:
-            _layouts.clear()
-        _layouts[key] = layout
-    return layout
-
-
-def _checked_layout(
-    xp: ModuleType,
-    a: Any,
-    b_packed: Any,
-    scales: Any,
-    zeros: Any,
-    group_size: Any,
-    bias: Any,
-    dtype: Any,
-    out: Any,
-) -> GemmLayout:
+    """The layout of these arguments, checked."""
     a_dtype, a_shape = a.dtype, a.shape
     if a_dtype not in HALF_DTYPES:
         wrong_dtype("a", a, xp)

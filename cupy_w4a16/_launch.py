@@ -1,22 +1,31 @@
-"""Launch: a kernel and checked arguments become a parameter block, a grid, and one driver call."""
+"""Launch: a checked product and the addresses of its arrays become one prepared call of the driver.
+
+    Plan      what shapes, dtypes and options settle: kernel, grid, tensor maps but for addresses
+    Launch    a plan's parameter block with addresses and stream filled in
+    launch()  a call
+
+A `Launch` is never written after it is made, so threads may share it, and nothing in it depends on more than
+its plan, addresses and stream: one found again by these is right, whatever became of the memory meanwhile.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cupy
 
-from . import _cache, _driver
-from ._config import BLOCK_BYTES, BLOCK_K, BLOCK_N, GemmConfig, GemmProblem
-from ._kernels import Kernel, kernel_for, unit_for
+from . import _driver
+from ._config import BLOCK_K, GemmConfig, GemmProblem
+from ._kernels import kernel_for
+from ._load import LoadedKernel, load
 
 if TYPE_CHECKING:
     from ._checks import GemmArguments
 
-_ALIGN = 16  # of addresses and strides that the copy engine takes
+#: What the copy engine wants of addresses and strides.
+ALIGN_BYTES = 16
 _ONE_GROUP_SHIFT = 31  # k >> 31 is group 0 for every k
 
 
@@ -47,134 +56,141 @@ class Params(ctypes.Structure):
     ]
 
 
+class _Block(ctypes.Structure):
+    """What one launch points at, in one piece of memory: tensor maps first, where they must be aligned."""
+
+    _fields_ = [
+        ("params", Params),
+        ("config", _driver.LaunchConfig),
+        ("attributes", _driver.LaunchAttribute * 1),
+        ("parameters", ctypes.c_void_p * 1),
+    ]
+
+
+_BLOCK_BYTES = ctypes.sizeof(_Block)
+_Memory = ctypes.c_char * (_BLOCK_BYTES + _driver.TENSOR_MAP_ALIGNMENT)
+_A_MAP, _OUT_MAP = Params.a_map.offset, Params.out_map.offset
+_CONFIG, _ATTRIBUTES = _Block.config.offset, _Block.attributes.offset
+_PARAMETERS = _Block.parameters.offset
+assert _Block.params.offset == 0
 assert ctypes.sizeof(Params) % _driver.TENSOR_MAP_ALIGNMENT == 0
 
 
-@dataclass(frozen=True)
-class LoadedKernel:
-    """A kernel of one device, ready to launch."""
+class Launch(partial[int]):
+    """A prepared launch: calling it returns the driver's status. `Launch(int)` does nothing, status 0."""
 
-    function: int  # CUfunction
-    module: Any  # keeps the function alive
-    num_sms: int
-    registers: int
-    local_bytes: int
+    kernel: LoadedKernel  # kept alive
 
 
-@lru_cache(maxsize=1024)
-def load(kernel: Kernel, device: int) -> LoadedKernel:
-    """The kernel loaded on `device`, compiled first where the cache lacks it."""
-    module = cupy.RawModule(path=str(_cache.load_or_compile(unit_for(kernel))))
-    function = module.get_function(kernel.name)
-    function.max_dynamic_shared_size_bytes = kernel.smem_bytes
-    properties = cupy.cuda.Device(device).attributes
-    return LoadedKernel(
-        function.kernel.ptr, function, properties["MultiProcessorCount"], function.num_regs, function.local_size_bytes
-    )
+class Plan:
+    """One product but for the addresses of its arrays and the stream; `a` is one that is read in place.
+
+    A plan is equal to itself only, so that in a key it can stand for all it was made from.
+    """
+
+    def __init__(self, arguments: GemmArguments, config: GemmConfig, device: int) -> None:
+        problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
+        self.layout = arguments.layout
+        self.out_shape = (*arguments.lead_shape, problem.n)
+        self.out_dtype = arguments.out_dtype
+        self.kernel: LoadedKernel | None = None
+        if not (problem.m and problem.n):
+            return
+        self.kernel = load(kernel_for(config, problem, arguments.activation), device)
+        self._launch = _driver.library().cuLaunchKernelEx
+        self._function = ctypes.c_void_p.from_param(self.kernel.function)
+        self._a_map = self._out_map = None
+        if problem.k:
+            box = (config.tile_m // config.cluster_n, BLOCK_K // 2)
+            shape = (problem.m, problem.k)
+            self._a_map = _driver.MatrixMap(problem.dtype, shape, arguments.a_row_bytes, box)
+        if config.store_tokens and not arguments.out_row_bytes % ALIGN_BYTES:
+            box = (config.store_tokens, 128 // arguments.out_dtype.itemsize)
+            shape = (problem.m, problem.n)
+            self._out_map = _driver.MatrixMap(problem.out_dtype, shape, arguments.out_row_bytes, box)
+        self._bulk_groups = _rows_bulk(scales, arguments.scales_row_bytes) and (
+            zeros is None or _rows_bulk(zeros, arguments.zeros_row_bytes)
+        )
+        self._template = bytes(_block(arguments, config, self.kernel))
+
+    def prepare(
+        self, a: Any, b_packed: Any, scales: Any, zeros: Any, bias: Any, out: Any, stream: int
+    ) -> Launch:
+        """The launch for these arrays, of shapes, strides and dtypes as the plan's, on this stream."""
+        if self.kernel is None:
+            return Launch(int)
+        memory = _Memory()
+        start = ctypes.addressof(memory)
+        offset = -start % _driver.TENSOR_MAP_ALIGNMENT
+        start += offset
+        ctypes.memmove(start, self._template, _BLOCK_BYTES)
+        block = _Block.from_buffer(memory, offset)  # keeps the memory alive; references to it keep the block
+        params, config = block.params, block.config
+        scales_at, out_at = scales.data.ptr, out.data.ptr
+        zeros_at = 0 if zeros is None else zeros.data.ptr
+        params.b_packed, params.scales, params.zeros = b_packed.data.ptr, scales_at, zeros_at
+        params.bias, params.out = 0 if bias is None else bias.data.ptr, out_at
+        if self._a_map:
+            self._a_map.write(ctypes.byref(block, _A_MAP), a.data.ptr)
+        if self._out_map and not out_at % ALIGN_BYTES:
+            self._out_map.write(ctypes.byref(block, _OUT_MAP), out_at)
+            params.tma_store = 1
+        params.bulk_groups = self._bulk_groups and not (scales_at | zeros_at) % ALIGN_BYTES
+        config.stream = stream
+        config.attributes = start + _ATTRIBUTES
+        block.parameters[0] = start
+        config_at, parameters_at = ctypes.byref(block, _CONFIG), ctypes.byref(block, _PARAMETERS)
+        launch = Launch(self._launch, config_at, self._function, parameters_at, None)
+        launch.kernel = self.kernel
+        return launch
 
 
-def _aligned_params() -> tuple[Params, Any]:
-    """A zeroed block at an address a tensor map may have, and what keeps it alive."""
-    buffer = ctypes.create_string_buffer(ctypes.sizeof(Params) + _driver.TENSOR_MAP_ALIGNMENT)
-    offset = -ctypes.addressof(buffer) % _driver.TENSOR_MAP_ALIGNMENT
-    return Params.from_buffer(buffer, offset), buffer
+def finish(launch: Launch, status: int) -> None:
+    """What follows a `status` other than 0: another try where only a context was missing, else W4A16Error.
+
+    A thread that has made no CUDA call yet has no current context. CuPy's calls mend that unseen; so do we.
+    """
+    if status == _driver.INVALID_CONTEXT:
+        cupy.cuda.runtime.setDevice(cupy.cuda.runtime.getDevice())
+        status = launch()
+    _driver.check(status, f"launching {launch.kernel.name}")
 
 
-def grid_size(config: GemmConfig, problem: GemmProblem, num_sms: int) -> int:
-    """CTAs to launch: with k split, a cluster for every tile; else as many as run at once, fewer if tiles are fewer."""
+def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> int:
+    """CTAs to launch, in whole clusters: as many as the GPU holds at once, fewer where there are fewer tiles.
+
+    With k split over a cluster each tile has a cluster of its own.
+    """
     tiles_n = -(-problem.n // (config.tile_n * config.cluster_n))
     tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
     tiles = tiles_n * tiles_m
-    if config.splits == 1:
-        tiles = min(tiles, max(num_sms * config.ctas_per_sm // config.cluster_size, 1))
-    return tiles * config.cluster_size
+    return (tiles if config.split_k_cluster > 1 else min(tiles, max_clusters)) * config.cluster_size
 
 
-def run(arguments: GemmArguments, config: GemmConfig, out: Any) -> None:
-    """Launches one product on the current stream; the result goes to `out`, which is m x n for this module."""
-    problem = arguments.problem
-    kernel = kernel_for(config, problem, arguments.activation)
-    loaded = load(kernel, arguments.b_packed.data.device_id)
-    a, a_row_bytes = _readable(arguments)
-    params, _keep = _aligned_params()
-    _fill(params, arguments, config, a, a_row_bytes, out)
-    launch = _driver.LaunchConfig()
-    launch.grid[:] = (grid_size(config, problem, loaded.num_sms), 1, 1)
-    launch.block[:] = (kernel.threads, 1, 1)
-    launch.smem_bytes = kernel.smem_bytes
-    if config.cluster_size > 1:
-        attributes = (_driver.LaunchAttribute * 1)(_driver.cluster_attribute(config.cluster_size))
-        launch.attributes, launch.num_attributes = attributes, 1
-    launch.stream = cupy.cuda.get_current_stream().ptr
-    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
-    _driver.launch(loaded.function, launch, pointers, kernel.name)
-
-
-def _readable(arguments: GemmArguments) -> tuple[Any, int]:
-    """`a` as TMA reads it: in place, or a copy whose rows are multiples of 16 bytes."""
-    if arguments.a_in_place:
-        return arguments.a, arguments.a_row_bytes
-    problem = arguments.problem
-    columns = arguments.a_row_bytes // arguments.a.dtype.itemsize
-    copy = cupy.empty((problem.m, columns), arguments.a.dtype)
-    copy[:, : problem.k] = arguments.a.reshape(problem.m, problem.k)
-    return copy, arguments.a_row_bytes
-
-
-def _fill(
-    params: Params, arguments: GemmArguments, config: GemmConfig, a: Any, a_row_bytes: int, out: Any
-) -> None:
-    problem = arguments.problem
-    scales, zeros, bias = arguments.scales, arguments.zeros, arguments.bias
-    base = ctypes.addressof(params)
-    if problem.k:
-        _driver.encode_tensor_map(
-            base + Params.a_map.offset,
-            a.data.ptr,
-            problem.dtype,
-            (problem.m, problem.k),
-            a_row_bytes,
-            (config.tile_m // config.cluster_n, BLOCK_K // 2),
-        )
-    out_row_bytes = arguments.out_row_bytes
-    params.tma_store = _is_aligned(out.data.ptr, out_row_bytes)
-    if params.tma_store and config.store_tokens:
-        itemsize = out.dtype.itemsize
-        _driver.encode_tensor_map(
-            base + Params.out_map.offset,
-            out.data.ptr,
-            problem.out_dtype,
-            (problem.m, problem.n),
-            out_row_bytes,
-            (config.store_tokens, 128 // itemsize),
-        )
-    params.b_packed = arguments.b_packed.data.ptr
-    params.scales = scales.data.ptr
-    params.zeros = zeros.data.ptr if zeros is not None else None
-    params.bias = bias.data.ptr if bias is not None else None
-    params.out = out.data.ptr
+def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -> _Block:
+    """A block with all but addresses and the stream."""
+    problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
+    block = _Block()
+    params, launch = block.params, block.config
     params.b_row_bytes = arguments.b_row_bytes
     params.scales_stride = arguments.scales_row_bytes // scales.dtype.itemsize
-    params.zeros_stride = arguments.zeros_row_bytes // zeros.dtype.itemsize if zeros is not None else 0
-    params.out_stride = out_row_bytes // out.dtype.itemsize
+    params.zeros_stride = 0 if zeros is None else arguments.zeros_row_bytes // zeros.dtype.itemsize
+    params.out_stride = arguments.out_row_bytes // arguments.out_dtype.itemsize
     params.m, params.n, params.k = problem.m, problem.n, problem.k
     params.num_groups = scales.shape[0]
-    params.group_shift = _ONE_GROUP_SHIFT if problem.group_size < 0 else problem.group_size.bit_length() - 1
+    one_group = problem.group_size < 0
+    params.group_shift = _ONE_GROUP_SHIFT if one_group else problem.group_size.bit_length() - 1
     params.alpha = arguments.alpha
-    # A bulk copy brings 16 bytes or a multiple: also the last, partial tile's row must be one.
-    params.bulk_groups = _rows_bulk(scales, arguments.scales_row_bytes, problem.n) and (
-        zeros is None or _rows_bulk(zeros, arguments.zeros_row_bytes, problem.n)
-    )
+    launch.grid[:] = (grid_size(config, problem, kernel.max_clusters), 1, 1)
+    launch.block[:] = (kernel.threads, 1, 1)
+    launch.smem_bytes = kernel.smem_bytes
+    if kernel.cluster_size > 1:
+        block.attributes[0] = _driver.cluster_attribute(kernel.cluster_size)
+        launch.num_attributes = 1
+    return block
 
 
-def _is_aligned(address: int, row_bytes: int) -> bool:
-    return not (address | row_bytes) % _ALIGN
-
-
-def _rows_bulk(x: Any, row_bytes: int, n: int) -> bool:
-    """Whether every row of `x`, or a part of it from a multiple of 64 columns on, is made of whole 16 bytes."""
-    rows_aligned = _is_aligned(x.data.ptr, row_bytes) or (x.shape[0] == 1 and not x.data.ptr % _ALIGN)
-    return rows_aligned and not n * x.dtype.itemsize % _ALIGN
-
-
-assert BLOCK_BYTES == BLOCK_N * BLOCK_K // 2
+def _rows_bulk(x: Any, row_bytes: int) -> bool:
+    """Whether rows of `x` are whole 16 bytes, as bulk copies bring them: down to the last, partial tile's."""
+    rows, n = x.shape
+    return (not row_bytes % ALIGN_BYTES or rows == 1) and not n * x.dtype.itemsize % ALIGN_BYTES

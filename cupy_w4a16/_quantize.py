@@ -145,8 +145,8 @@ def dequantize(
     Args:
         b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)`` as ``pack`` makes it, NumPy or CuPy.
         scales: ``(ceil(k / group_size), n)``, float16 or bfloat16.
-        zeros: None (zero is 8), or the shape of ``scales``: uint8, int8 or int32 from 0 to 16, or the dtype
-            of ``scales``.
+        zeros: None (zero is 8), or the shape of ``scales``: uint8, int8 or int32 from 0 to 16, float32 or the
+            dtype of ``scales``.
         group_size: rows that share a scale: a power of two from 32, -1 for all k, None to find it.
         k: rows of the weight; None means whole groups (``rows * group_size``; with -1, 128 x blocks).
         dtype: of the result: float16, bfloat16 or float32; None means that of ``scales``.

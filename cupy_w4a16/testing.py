@@ -48,7 +48,7 @@ class Problem(NamedTuple):
         a: ``(m, k)`` float16 or bfloat16.
         b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)``.
         scales: ``(ceil(k / group_size), n)`` of ``a``'s dtype.
-        zeros: None or the shape of ``scales``, uint8 or ``a``'s dtype.
+        zeros: None or the shape of ``scales``, uint8, float32 or ``a``'s dtype.
         group_size: a power of two from 32, or -1.
     """
 
@@ -79,7 +79,7 @@ def make_problem(
         m, n, k: rows of ``a``, output features, reduction; any sizes from 0.
         group_size: a power of two from 32, or -1.
         dtype: of ``a``, scales and float zeros: float16 or bfloat16.
-        zeros: None (symmetric), "integer" (uint8) or "float".
+        zeros: None (symmetric), "integer" (uint8), "float" (of ``dtype``) or "float32".
         xp: ``numpy`` or ``cupy``: whose arrays are made.
         seed: of the random numbers.
 
@@ -97,8 +97,8 @@ def make_problem(
     """
     dtype = dtype_of(dtype, HALF_DTYPES)
     group_size = check_group_size(group_size)
-    if zeros not in (None, "integer", "float"):
-        raise ValueError(f"zeros is {zeros!r}; allowed are None, 'integer' and 'float'")
+    if zeros not in (None, "integer", "float", "float32"):
+        raise ValueError(f"zeros is {zeros!r}; allowed are None, 'integer', 'float' and 'float32'")
     rng = np.random.default_rng(seed)
     per_group = (group_rows(k, group_size), n)
     a = rng.standard_normal((m, k), np.float32).astype(dtype)
@@ -107,8 +107,9 @@ def make_problem(
     zero: Any = None
     if zeros == "integer":
         zero = xp.asarray(rng.integers(0, 17, per_group, dtype=np.uint8))
-    elif zeros == "float":
-        zero = xp.asarray(rng.uniform(0, 16, per_group).astype(np.float32).astype(dtype))
+    elif zeros is not None:
+        values = rng.uniform(0, 16, per_group).astype(np.float32)
+        zero = xp.asarray(values if zeros == "float32" else values.astype(dtype))
     scales = xp.asarray(scales.astype(np.float32).astype(dtype))
     return Problem(xp.asarray(a), pack(xp.asarray(q)), scales, zero, group_size)
 

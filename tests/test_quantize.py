@@ -192,7 +192,7 @@ def test_transposed_weights_need_no_copy_first() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
-@pytest.mark.parametrize("zeros", [None, "integer", "float"])
+@pytest.mark.parametrize("zeros", [None, "integer", "float", "float32"])
 @pytest.mark.parametrize("group_size", [32, -1])
 def test_dequantize_is_float32_rounded_once(dtype: Any, zeros: str | None, group_size: int) -> None:
     rng = np.random.default_rng(3)
@@ -202,8 +202,9 @@ def test_dequantize_is_float32_rounded_once(dtype: Any, zeros: str | None, group
     zero = None
     if zeros == "integer":
         zero = rng.integers(0, 17, (rows, n)).astype(rng.choice(["uint8", "int8", "int32"]))
-    elif zeros == "float":
-        zero = rng.uniform(0, 16, (rows, n)).astype(np.float32).astype(dtype)
+    elif zeros is not None:
+        zero = rng.uniform(0, 16, (rows, n)).astype(np.float32)
+        zero = zero if zeros == "float32" else zero.astype(dtype)
     w = dequantize(pack(q), scales, zero, group_size, k=k)
     exact = dequantize(pack(q), scales, zero, k=k, dtype=np.float32)
     assert w.dtype == dtype

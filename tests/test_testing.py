@@ -55,7 +55,7 @@ KERNELS = [round_to_nearest_of, scaled_sums_of, half_arithmetic_of]
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zeros", ZEROS)
+@pytest.mark.parametrize("zeros", [*ZEROS, "float32"])
 @pytest.mark.parametrize("group_size", [32, 128, -1])
 @pytest.mark.parametrize("a_of", ["both signs", "one sign", "outliers"])
 def test_right_results_of_every_kind_of_kernel_pass(
@@ -265,7 +265,7 @@ def test_bad_arguments_of_make_problem_are_named(arguments: dict[str, Any], erro
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zeros", ZEROS)
+@pytest.mark.parametrize("zeros", [*ZEROS, "float32"])
 def test_cupy_problems_and_checks_are_those_of_numpy(dtype: str, zeros: str | None) -> None:
     import cupy
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_arrays import MAKERS, Gpu, on_gpu
 
-from cupy_w4a16 import _device, _gemm_layout
+from cupy_w4a16 import _device
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,6 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(_device, "current_device", lambda: fake.current)
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", fake.properties)
     monkeypatch.setattr(_device, "_hopper_devices", set())
-    monkeypatch.setattr(_gemm_layout, "_layouts", {})
     return fake
 
 

@@ -32,13 +32,13 @@ def test_dtype_that_is_not_that_of_a(make, name, dtype):
     has(message, f"{name} is float16", "a is bfloat16", f"{name}.astype(ml_dtypes.bfloat16)")
 
 
-@pytest.mark.parametrize("dtype", ["f4", "i8", "u4", "?", BFLOAT16])
+@pytest.mark.parametrize("dtype", ["f8", "i8", "u4", "?", BFLOAT16])
 def test_dtype_of_zeros(make, dtype):
     message = message_of(TypeError, make, zeros=make("zeros", dtype=dtype))
     has(message, f"zeros is {np.dtype(dtype)}", "uint8, int8, int32", "float16", "zeros.astype(")
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i1", "i4", "f2"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i4", "f2", "f4"])
 def test_dtypes_of_zeros_that_pass(make, dtype):
     zeros = make("zeros", dtype=dtype)
     found = check(make, zeros=zeros)

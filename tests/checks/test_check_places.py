@@ -214,13 +214,6 @@ def test_strides_inside_elements():
     message_of(ValueError, cupy_array, scales=cupy_array("scales", strides=(2 * N + 1, 2)))
 
 
-def test_remembered_layouts_are_bounded(monkeypatch):
-    monkeypatch.setattr(_gemm_layout, "_MAX_LAYOUTS", 4)
-    for m in range(1, 20):
-        assert check(cupy_array, a=cupy_array("a", (m, K))).problem.m == m
-        assert len(_gemm_layout._layouts) <= 4
-
-
 def test_good_call_makes_no_bad_one_pass():
     check(cupy_array, *ALL)
     message_of(TypeError, cupy_array, *ALL, scales=cupy_array("scales", dtype=BFLOAT16))

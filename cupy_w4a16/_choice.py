@@ -1,0 +1,23 @@
+"""Which configuration a call gets that names none: the tuning file's for this GPU, else the heuristic's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cupy
+
+from ._config import GemmConfig, GemmProblem
+from ._heuristics import choose_config
+from ._tuned import tuned_config
+
+
+def config_for(problem: GemmProblem, device: int) -> GemmConfig:
+    """The configuration for `problem` on GPU number `device`."""
+    name, num_sms = _name_and_sms(device)
+    return tuned_config(problem, name, num_sms) or choose_config(problem, num_sms)
+
+
+@cache
+def _name_and_sms(device: int) -> tuple[str, int]:
+    properties = cupy.cuda.runtime.getDeviceProperties(device)
+    return properties["name"].decode(), int(properties["multiProcessorCount"])

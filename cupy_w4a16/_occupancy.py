@@ -1,0 +1,51 @@
+"""The occupancy query."""
+
+from __future__ import annotations
+
+import cupy
+
+from . import _device
+from ._config import GemmConfig, GemmProblem
+from ._config_table import check_config
+from ._kernels import kernel_for
+from ._load import load
+
+
+def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
+    """CTAs of a kernel that one multiprocessor of the current GPU holds at once, as the CUDA driver says.
+
+    Parameters
+    ----------
+    config : GemmConfig
+    problem : GemmProblem
+        Its dtypes, zeros and group size name the kernel, its sizes play no part. None: float16, symmetric,
+        groups of 128.
+
+    Returns
+    -------
+    int
+        1 or more.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `config` is none, or can't run such a problem.
+    UnsupportedDeviceError
+        The current GPU is not of the Hopper generation.
+    CompileError
+        The kernel is not in the cache and does not compile.
+
+    Examples
+    --------
+    >>> from cupy_w4a16 import GemmConfig, occupancy
+    >>> occupancy(GemmConfig(64, 128, schedule="pingpong"))  # doctest: +SKIP
+    1
+    """
+    problem = problem or GemmProblem(1, 64, 128)
+    check_config(config, problem)
+    device = _device.current_device()
+    _device.check_hopper(device)
+    kernel = load(kernel_for(config, problem), device)
+    cupy.cuda.Device(device).use()  # gives this thread a context, should it have none
+    ask = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+    return int(ask(kernel.function, kernel.threads, kernel.smem_bytes))
