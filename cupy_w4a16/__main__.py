@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from ._errors import W4A16Error
-from .bench.command import add_bench, add_tune
+from .bench.arguments import add_bench, add_tune
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

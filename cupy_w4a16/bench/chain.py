@@ -19,7 +19,7 @@ from .._config import GemmProblem
 from .._gemm import gemm
 from . import BenchError, device, machine, timing, variants
 from .cublas import Blas
-from .shapes import Model, Shape, rotation, weight_bytes
+from .shapes import Model, Shape, calls_for, estimated_us, rotation, weight_bytes
 from .weights import PackedSet, random_set
 
 WORK_US, EAGER_S = 10_000.0, 0.05
@@ -67,20 +67,18 @@ def measure_chain(
             layers = _layers(model, m, dtype, group_size, seed)
             ways = _ways(layers, blas, group_size)
             _check(layers, {name: way[1] for name, way in ways.items()}, seed)
-            least = len(layers)
-            found = []
-            replays = []
-            for eager, in_graph in ways.values():
-                estimate = sum(weight_bytes(*shape, group_size) for shape in model.layers) / 2.5e6
-                passes = max(1, round(WORK_US / (estimate * least / len(model.layers))))
-                replays.append(timing.capture(in_graph, passes * least, stream))
-                found.append(_eager_us(eager, stream))
+            call_us = sum(estimated_us(m, *shape) for shape in model.layers) / len(model.layers)
+            passes = -(-calls_for(call_us, len(layers), WORK_US) // len(layers))
+            replays = [
+                timing.capture(in_graph, passes * len(layers), stream) for _, in_graph in ways.values()
+            ]
+            eager_us = [_eager_us(eager, stream) for eager, _ in ways.values()]
             graphs = timing.interleaved(replays, rounds, stream, seed)
         finally:
             blas.close()
     return [
         Chained(model, m, name, len(model.layers) * eager, len(model.layers) * graph.us)
-        for name, eager, graph in zip(ways, found, graphs, strict=True)
+        for name, eager, graph in zip(ways, eager_us, graphs, strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,8 @@ def sweep(
     plan : how thoroughly
     on_row : called with each row as soon as it is known
 
-    A variant that is refused, does not compile or is wrong gives a row with `fault` and no time.
+    A variant that is refused, does not compile or is wrong gives a row with `fault` and no time. Rows come
+    in the order of the variants; where there was a first look, fastest first.
     """
     plan = plan or Plan()
     peers = [cublas_variant()] if peers is None else peers
@@ -125,6 +127,8 @@ def _sweep_shape(
         for peer in peers:
             if peer in faults:
                 print(f"{peer.name} left out at M={problem.m}, {faults[peer]}", file=sys.stderr)
+        if plan.first_look is not None and len(ours) > plan.first_look:
+            ours.sort(key=lambda variant: measured[variant].us if variant in measured else math.inf)
         for variant in ours:
             config = variant.config or choose_config(problem)
             if variant in measured:

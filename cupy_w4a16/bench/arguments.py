@@ -1,0 +1,143 @@
+"""The arguments of `bench` and `tune`, and the products they name; imports nothing that measures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from .._config import GemmProblem
+from . import BenchError
+from .shapes import MODEL_SHAPES, TOKENS, parse_shapes, parse_tokens
+
+CHAIN_TOKENS = (1, 16, 64)
+ZEROS = ("none", "integer", "float")
+
+
+def add_bench(commands: Any) -> None:
+    """Add `bench` to the command line."""
+    bench = commands.add_parser(
+        "bench",
+        help="time the kernels beside cuBLAS on this GPU",
+        description="Time gemm on this GPU beside cuBLAS FP16: CUDA graphs of many calls over rotating "
+        "weights that come cold from memory, in random order, medians. Every result is checked before it is "
+        "timed. A line a point: µs, TFLOPS, GB/s, times as fast as cuBLAS, and times as long as the floor: "
+        "the larger of a cold read of the weights, measured here too, and the arithmetic at the best rate "
+        "that cuBLAS reached.",
+    )
+    _add_problem(bench, shapes="linear layers of Llama-3.1-8B and 70B", tokens="1,2,4,...,8192")
+    what = bench.add_argument_group("what is timed")
+    what.add_argument(
+        "--config", nargs="+", default=(), metavar="NAME",
+        help="these configs through gemm, by name or by fields such as tile_n=256,tile_m=64 (default: the "
+        "one that choose_config picks)",
+    )  # fmt: skip
+    what.add_argument(
+        "--all-configs",
+        action="store_true",
+        help="every valid config: a short first look, then the best in full; all of them go to --csv",
+    )
+    what.add_argument(
+        "--list-configs", action="store_true", help="name the valid configs and end; needs no GPU"
+    )
+    what.add_argument(
+        "--through", nargs="+", choices=("linear", "gemm", "linear-pdl", "gemm-pdl"), metavar="CALL",
+        help="linear, gemm, linear-pdl or gemm-pdl (with dependent launch): the call that makes the products "
+        "(default: linear where there is a Linear)",
+    )  # fmt: skip
+    what.add_argument(
+        "--peers", nargs="*", choices=("cublas", "cublas-nk", "matmul", "humming"), metavar="PEER",
+        help="compare with cublas, cublas-nk (weights stored (n, k)), matmul (cupy.matmul), humming "
+        "(default: cublas, and humming where it is installed)",
+    )  # fmt: skip
+    how = bench.add_argument_group("how")
+    how.add_argument("--burst", action="store_true", help="bursts of 0.1 s a kernel: at the power cap")
+    _add_plan(how)
+    output = bench.add_argument_group("output")
+    output.add_argument("--csv", metavar="FILE", help="write a row a line, as they are measured")
+    output.add_argument("--plot", metavar="FILE.png", help="draw time against M (needs matplotlib)")
+    other = bench.add_argument_group("instead of the table")
+    other.add_argument(
+        "--host", action="store_true", help="host time of a call: 1,000 queued (default 4096x4096, M=1)"
+    )
+    other.add_argument(
+        "--chain", action="store_true",
+        help="tokens a second that the linear layers of Llama-3.1-8B and 70B allow, FP16 against 4 bits "
+        f"(default M={','.join(map(str, CHAIN_TOKENS))})",
+    )  # fmt: skip
+    bench.set_defaults(run=_run("bench"))
+
+
+def add_tune(commands: Any) -> None:
+    """Add `tune` to the command line."""
+    tune = commands.add_parser(
+        "tune",
+        help="find the fastest kernel for your shapes and keep it",
+        description="Time the valid configs for your shapes on this GPU and keep the fastest of each in a "
+        "file beside the compiled kernels; from then on gemm uses them. A number of tokens that was not "
+        "tuned uses the next larger one, up to twice its size.",
+    )
+    _add_problem(tune, shapes=None, tokens="1,2,4,...,8192")
+    _add_plan(tune)
+    tune.set_defaults(run=_run("tune"))
+
+
+def _add_problem(parser: Any, shapes: str | None, tokens: str) -> None:
+    group = parser.add_argument_group("products")
+    default = f" (default: {shapes})" if shapes else ""
+    group.add_argument(
+        "--shapes", metavar="NxK,...", required=shapes is None,
+        help=f"output x input features of the weights{default}",
+    )  # fmt: skip
+    group.add_argument("--m", metavar="M,...", help=f"numbers of tokens (default: {tokens})")
+    group.add_argument(
+        "--group-size", type=int, default=128, metavar="G",
+        help="weights per scale: a power of two from 32, or -1 for whole columns (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--dtype", choices=("float16", "bfloat16"), default="float16", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--zeros", choices=ZEROS, default="none", help="zero points (default: none, symmetric)"
+    )
+
+
+def _add_plan(group: Any) -> None:
+    group.add_argument(
+        "--rounds", type=int, default=7, metavar="R", help="medians of R (default: %(default)s)"
+    )
+    group.add_argument(
+        "--work-ms", type=float, default=5.0, metavar="T",
+        help="work of one graph in milliseconds, about (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of weights and order (default: %(default)s)"
+    )
+
+
+def problems_of(chosen: argparse.Namespace) -> list[GemmProblem]:
+    """The products that the arguments name, shape by shape."""
+    from .._quantize import check_group_size
+
+    shapes = parse_shapes(chosen.shapes) if chosen.shapes else MODEL_SHAPES
+    tokens = parse_tokens(chosen.m) if chosen.m else TOKENS
+    try:
+        group_size = check_group_size(chosen.group_size)
+    except ValueError as error:
+        raise BenchError(f"--group-size: {error}") from error
+    for name in ("rounds", "work_ms"):
+        if getattr(chosen, name) <= 0:
+            raise BenchError(f"--{name.replace('_', '-')} is {getattr(chosen, name)}: it must be above 0")
+    zeros = {"none": None, "integer": "uint8", "float": chosen.dtype}[chosen.zeros]
+    return [
+        GemmProblem(m, n, k, group_size, chosen.dtype, zeros, chosen.dtype) for n, k in shapes for m in tokens
+    ]
+
+
+def _run(command: str) -> Callable[[argparse.Namespace], int]:
+    def run(chosen: argparse.Namespace) -> int:
+        from .command import run_command
+
+        return run_command(command, chosen)
+
+    return run
