@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from helpers.cases import Case, compile_for
+
+from cupy_w4a16 import CompileError
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +19,5 @@ def compiled(request: pytest.FixtureRequest) -> None:
             for value in item.callspec.params.values():
                 values = value if isinstance(value, (list, tuple)) else [value]
                 cases += [each for each in values if isinstance(each, Case)]
-    compile_for(cases)
+    with contextlib.suppress(CompileError):  # the tests that need the kernel will say so, and the others run
+        compile_for(cases)

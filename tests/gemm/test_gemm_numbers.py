@@ -107,7 +107,9 @@ def test_every_tile_of_a_full_size_problem(case: Case) -> None:
 @pytest.mark.parametrize(
     "case",
     # 140 tiles for 132 multiprocessors; an odd n has no bulk copies of scales and no TMA store.
-    valid(Case(24, 140 * c.tile_n - (8, 5)[i % 2], 144, config=c) for i, c in enumerate(CONFIGS)),
+    valid(
+        Case(24, 140 * c.ctas_per_sm * c.tile_n - (8, 5)[i % 2], 144, config=c) for i, c in enumerate(CONFIGS)
+    ),
     ids=str,
 )
 def test_several_tiles_for_one_cta(case: Case) -> None:
