@@ -43,7 +43,7 @@ def add_bench(commands: Any) -> None:
     what.add_argument(
         "--through", nargs="+", choices=("linear", "gemm", "linear-pdl", "gemm-pdl"), metavar="CALL",
         help="linear, gemm, linear-pdl or gemm-pdl (with dependent launch): the call that makes the products "
-        "(default: linear where there is a Linear)",
+        "(default: linear)",
     )  # fmt: skip
     what.add_argument(
         "--peers", nargs="*", choices=("cublas", "cublas-nk", "matmul", "humming"), metavar="PEER",

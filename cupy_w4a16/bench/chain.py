@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import _dtypes
 from .._config import GemmProblem
-from .._gemm import gemm
+from ..linear import Linear
 from . import BenchError, device, machine, timing, variants
 from .cublas import Blas
 from .shapes import Model, Shape, calls_for, estimated_us, rotation, weight_bytes
@@ -125,20 +125,13 @@ def _ways(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tup
             [blas.matmul(layer.a, layer.w, layer.out) for layer in layers],
         )
     }
-    linear = variants.linear_class()
-    if linear is None:
-        ours: list[Callable[[], Any]] = [
-            partial(gemm, x.a, x.packed.b_packed, x.packed.scales, None, group_size, out=x.out)
-            for x in layers
-        ]
-        return ways | {"W4A16": (ours, ours)}
     options: dict[str, dict[str, Any]] = {"W4A16": {}}
     if variants.takes_pdl():
         options = {"W4A16": {"pdl": False}, "W4A16, dependent": {"pdl": True}}
     for name, kinds in options.items():
         made = [
             partial(
-                linear(x.packed.b_packed, x.packed.scales, None, group_size, k=x.a.shape[1], **kinds),
+                Linear(x.packed.b_packed, x.packed.scales, None, group_size, k=x.a.shape[1], **kinds),
                 x.a,
                 out=x.out,
             )

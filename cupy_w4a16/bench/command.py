@@ -105,7 +105,6 @@ def _run_table(
 def _variants(
     chosen: argparse.Namespace, problems: Sequence[GemmProblem], configs: Sequence[GemmConfig]
 ) -> Any:
-    from .._heuristics import choose_config
     from . import variants
     from .tune import compile_configs, compiled_configs
 
@@ -117,9 +116,9 @@ def _variants(
         return lambda problem: [
             config for config in configs if config not in broken and invalid_reason(config, problem) is None
         ]
-    through = chosen.through or ["linear" if variants.linear_class() else "gemm"]
-    if "linear" in through and not variants.linear_class():
-        raise BenchError("--through linear: this version has no Linear; take gemm")
+    through = chosen.through or ["linear"]
+    if "linear-pdl" in through and not variants.takes_pdl():
+        raise BenchError("--through linear-pdl: this version's Linear has no dependent launch")
     made = {
         "linear": lambda: variants.linear_variant(),
         "linear-pdl": lambda: variants.linear_variant(name="linear-pdl", pdl=True),
@@ -127,7 +126,7 @@ def _variants(
         "gemm-pdl": lambda: variants.gemm_variant(name="gemm-pdl", pdl=True),
     }
     compile_configs(
-        (choose_config(problem), problem) for problem in problems
+        (variants.present_config(problem), problem) for problem in problems
     )  # all at once, not at first use
     return [made[name]() for name in through]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .. import __version__, _env, _nvml
+from .._tuned import load_tuned, tuned_path
 from . import BenchError, cublas
 
 _SM_CLOCK, _MEMORY_CLOCK = 1, 2  # nvmlClockType_t
@@ -60,6 +61,7 @@ def facts() -> dict[str, str]:
     """What a table of times has to say about itself, in the order it is printed."""
     versions = _env.versions()
     nvrtc = versions["NVRTC"].split(" (")[0]
+    tuned = load_tuned(device_name(), num_sms())
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "GPU": f"{device_name()}, {num_sms()} SMs, {l2_bytes() / 2**20:.0f} MiB L2",
@@ -67,6 +69,7 @@ def facts() -> dict[str, str]:
         "driver": versions["driver"],
         "versions": f"cupy_w4a16 {__version__}, CuPy {versions['cupy']}, NVRTC {nvrtc}, "
         f"cuBLAS {cublas.version()}, Python {platform.python_version()}",
+        "tuned": f"{len(tuned)} products, in {tuned_path()}" if tuned else "nothing, by `tune`",
     }
 
 

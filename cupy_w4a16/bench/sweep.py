@@ -14,14 +14,13 @@ import cupy
 from .. import _dtypes
 from .._config import GemmConfig, GemmProblem
 from .._errors import CompileError, W4A16Error
-from .._heuristics import choose_config
 from . import BenchError, HangError, device, machine, timing
 from .cublas import Blas
 from .floor import Floor, read_us
 from .report import Row, title
 from .shapes import calls_for, estimated_us
 from .timing import Replay, Timing
-from .variants import Point, Variant, cublas_variant, gemm_variant
+from .variants import Point, Variant, cublas_variant, gemm_variant, present_config
 from .weights import Weights
 
 CALIBRATION = GemmProblem(8192, 8192, 8192)  # where cuBLAS comes near its best rate
@@ -130,7 +129,7 @@ def _sweep_shape(
         if plan.first_look is not None and len(ours) > plan.first_look:
             ours.sort(key=lambda variant: measured[variant].us if variant in measured else math.inf)
         for variant in ours:
-            config = variant.config or choose_config(problem)
+            config = variant.config or present_config(problem)
             if variant in measured:
                 row = Row.measured(
                     problem, variant.name, config, measured[variant], floor, theirs, weights.sets[0].nbytes

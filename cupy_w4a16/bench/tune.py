@@ -12,13 +12,12 @@ from .. import __version__, _cache
 from .._build import compile_kernels
 from .._config import GemmConfig, GemmProblem
 from .._errors import CompileError
-from .._heuristics import choose_config
 from .._kernels import kernel_for, unit_for
 from .._tuned import Winner, store_tuned
 from . import BenchError, machine
 from .report import Row
 from .sweep import Plan, sweep
-from .variants import known_configs
+from .variants import known_configs, present_config
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
@@ -60,7 +59,7 @@ def tune(problems: Sequence[GemmProblem], plan: Plan, on_winner: Callable[[Row, 
         winners = []
         for problem in group:
             winner, current = select_winner(
-                [row for row in rows if row.problem == problem], choose_config(problem)
+                [row for row in rows if row.problem == problem], present_config(problem)
             )
             on_winner(winner, current)
             winners.append(Winner(problem, winner.config, round(winner.us, 3), _today(), __version__))
@@ -80,7 +79,7 @@ def select_winner(rows: Sequence[Row], current: GemmConfig) -> tuple[Row, Row]:
 
 
 def _with_current(configs: Sequence[GemmConfig], problem: GemmProblem) -> list[GemmConfig]:
-    return list(dict.fromkeys([choose_config(problem), *configs]))
+    return list(dict.fromkeys([present_config(problem), *configs]))
 
 
 def _today() -> str:

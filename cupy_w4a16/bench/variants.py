@@ -8,12 +8,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from typing import Any
 
-from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
+import cupy
+
+from .._choice import config_for
+from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem, is_valid
+from .._config_table import configs
 from .._gemm import gemm
+from ..linear import Linear
 from . import BenchError
 from .cublas import Blas
 from .timing import Call
@@ -64,15 +68,9 @@ def linear_variant(*, name: str = "linear", **options: Any) -> Variant:
     return Variant(name, prepare)
 
 
-@cache
-def linear_class() -> Any:
-    """`Linear`, or None in a package that has none yet."""
-    return _optional("linear", "Linear")
-
-
 def takes_pdl() -> bool:
     """Whether `Linear` can be told about dependent launch."""
-    return linear_class() is not None and "pdl" in inspect.signature(linear_class()).parameters
+    return "pdl" in inspect.signature(Linear).parameters
 
 
 def linears(weights: Weights, **options: Any) -> list[Any]:
@@ -81,7 +79,7 @@ def linears(weights: Weights, **options: Any) -> list[Any]:
         options = {"pdl": False, **options}
     problem = weights.problem
     return [
-        linear_class()(s.b_packed, s.scales, s.zeros, problem.group_size, k=problem.k, **options)
+        Linear(s.b_packed, s.scales, s.zeros, problem.group_size, k=problem.k, **options)
         for s in weights.sets
     ]
 
@@ -97,7 +95,6 @@ def cublas_variant(transposed: bool = False) -> Variant:
 
 def matmul_variant() -> Variant:
     """`cupy.matmul(a, w, out=)` itself."""
-    import cupy
 
     def prepare(point: Point) -> list[Call]:
         return [partial(cupy.matmul, point.a, w, out=point.out) for w in point.weights.plain()]
@@ -122,8 +119,13 @@ PEERS: dict[str, Callable[[], Variant]] = {
 
 def known_configs(problem: GemmProblem) -> tuple[GemmConfig, ...]:
     """Every valid config the package knows for a problem, each once."""
-    configs = _optional("_config_table", "configs")
-    return tuple(dict.fromkeys(configs(problem) if configs else NAMED_CONFIGS.values()))
+    named = (config for config in NAMED_CONFIGS.values() if is_valid(config, problem))
+    return tuple(dict.fromkeys((*named, *configs(problem))))
+
+
+def present_config(problem: GemmProblem) -> GemmConfig:
+    """What a call gets that names no config, on the current GPU."""
+    return config_for(problem, cupy.cuda.runtime.getDevice())
 
 
 def find_config(text: str, problems: Sequence[GemmProblem]) -> GemmConfig:
@@ -131,21 +133,12 @@ def find_config(text: str, problems: Sequence[GemmProblem]) -> GemmConfig:
     if "=" in text:
         return _config_of_fields(text)
     known = {config.name: config for problem in problems for config in known_configs(problem)}
-    known |= NAMED_CONFIGS
     if text not in known:
         raise BenchError(
             f"--config {text}: no config of that name runs these shapes; `bench --list-configs` names those "
             "that do, and fields do too: tile_n=256,tile_m=64"
         )
     return known[text]
-
-
-def _optional(module: str, name: str) -> Any:
-    """A name of one of our modules, or None where this version lacks it."""
-    try:
-        return getattr(import_module(f"cupy_w4a16.{module}"), name)
-    except ModuleNotFoundError:
-        return None
 
 
 def _config_of_fields(text: str) -> GemmConfig:
