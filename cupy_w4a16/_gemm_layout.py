@@ -105,7 +105,9 @@ def _rows_of_a(a: Any, m: int, xp: ModuleType) -> tuple[bool, bool, int]:
     row = row_bytes_of(shape, strides)
     if row is None:
         return False, False, copied
-    if m <= 1:
+    if not m:
+        return True, True, copied
+    if m == 1:
         row = copied
     if (strides[-1] == itemsize or shape[-1] <= 1) and row >= shape[-1] * itemsize and not row % ALIGN_BYTES:
         return True, True, row

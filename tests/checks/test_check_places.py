@@ -26,7 +26,7 @@ from fake_arrays import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupy_w4a16 import _arrays, _device, _gemm_layout
+from cupy_w4a16 import _arrays, _device
 from cupy_w4a16._check_quantized import check_quantized
 from cupy_w4a16._checks import check_gemm
 from cupy_w4a16._errors import UnsupportedDeviceError
