@@ -9,6 +9,7 @@ SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
 SMEM_BYTES_SM = 233_472  # an SM's 228 KiB; every block takes 1 KiB beside its own
 BLOCK_N, BLOCK_K, BLOCK_BYTES = 64, 128, 4096  # a packed block: columns, k, and bytes of codes
 
+FAMILIES = ("wgmma", "mma")
 TILES_N = (64, 128, 192, 256)
 TILES_M = (8, 16, 32, 64, 96, 128, 192, 256)
 TILES_K = (128,)
@@ -18,6 +19,12 @@ STAGES_MIN, STAGES_MAX = 2, 8
 SCHEDULES = ("cooperative", "pingpong")
 SCALES_ON = ("weights", "accumulators")
 CTAS_PER_SM = (1, 2)
+# The family of mma.sync, for the fewest tokens.
+MMA_TILES_N = (16, 32, 64)
+MMA_TILES_M = (2, 4, 8)
+MMA_WARPGROUPS = (1, 2, 4)
+MMA_STAGES = (1, 2, 4)
+MMA_CTAS_PER_SM = (1, 2, 3, 4)
 FEW_TOKENS = 64  # up to here steps are taken in batches, and sums may be scaled instead of weights
 
 ITEM_BYTES = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "int32": 4, "float32": 4}
@@ -56,6 +63,8 @@ class GemmConfig:
     - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster.
     - `scale_on`: "weights" before the product, or "accumulators" after each 64 k of it.
     - `ctas_per_sm`: how many CTAs registers and shared memory are cut for.
+    - `family`: "wgmma", or "mma" for the fewest tokens: codes straight to registers, `stages` blocks of 128 k in
+      flight a warp, all warps of `split_k_warpgroups` along k, scales on the sums; its other fields are fixed.
 
     >>> GemmConfig(tile_n=64, schedule="pingpong").name
     'w4a16_sm90_gemm_64'
@@ -75,6 +84,7 @@ class GemmConfig:
     split_k_cluster: int = 1
     scale_on: str = "weights"
     ctas_per_sm: int = 1
+    family: str = "wgmma"
 
     @property
     def name(self) -> str:
@@ -82,6 +92,9 @@ class GemmConfig:
         for name, config in NAMED_CONFIGS.items():
             if config == self:
                 return name
+        if self.family == "mma":
+            tile = f"{self.tile_n}x{self.tile_m}x{self.tile_k}"
+            return f"mma_{tile}_k{self.split_k_warpgroups}_b{self.ctas_per_sm}_s{self.stages}"
         parts = [
             f"{self.tile_n}x{self.tile_m}x{self.tile_k}",
             f"{self.cluster_n}x{self.cluster_m}",
@@ -116,6 +129,8 @@ class GemmConfig:
 
     @property
     def threads(self) -> int:
+        if self.family == "mma":
+            return self.split_k_warpgroups * 128
         return (self.consumer_warpgroups + 1) * 128
 
     @property
@@ -130,15 +145,14 @@ class GemmConfig:
 
     @property
     def store_tokens(self) -> int:
-        """Tokens of one staged store, 0 where units go straight from registers to memory.
-
-        32 and two buffers measure as well as a staging buffer for the whole tile.
-        """
-        return 32 if self.tile_m // self.splits >= 32 else 0
+        """Tokens of one staged store, 0 where units go straight from registers to memory."""
+        tokens = self.tile_m // self.splits if self.family == "wgmma" else 0
+        return next((size for size in (64, 32) if tokens and not tokens % size), 0)
 
     @property
     def store_buffers(self) -> int:
-        return 2 if self.tile_m // self.splits > 32 else 1
+        """With two, no store waits for the one before it to have read its buffer."""
+        return 2 if self.tile_m // self.splits > self.store_tokens else 1
 
     @property
     def accumulator_registers(self) -> int:
@@ -152,8 +166,7 @@ class GemmConfig:
         entry = min(65_536 // (self.threads * self.ctas_per_sm), 240) // 8 * 8
         consumers = self.consumer_warpgroups
         pool = entry * (consumers + 1)
-        most = 232 if self.accumulator_registers <= 160 else 240
-        consumer = min((pool - 24) // consumers // 8 * 8, most)
+        consumer = min((pool - 32) // consumers // 8 * 8, 232)
         return consumer, min(pool - consumers * consumer, 40) // 8 * 8
 
 
@@ -169,6 +182,8 @@ def _align(size: int, alignment: int) -> int:
 
 def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
     """Bytes of `SharedStorage` in kernels_src/params.cuh; the compiler checks that both count alike."""
+    if config.family == "mma":
+        return _mma_smem_bytes(config)
     groups = stage_groups(problem)
     slabs = BLOCK_N * ITEM_BYTES[problem.out_dtype] // 128
     zero_bytes = stages * groups * config.tile_n * ITEM_BYTES[problem.zeros] if problem.zeros else 16
@@ -183,6 +198,14 @@ def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
     size = _align(size + stages * groups * config.tile_n * 2, 128)
     size = _align(size + zero_bytes, 8) + 8 * (2 * stages + consumers)
     return _align(size, 1024)
+
+
+def _mma_smem_bytes(config: GemmConfig) -> int:
+    """Bytes of `DecodeStorage` in kernels_src/decode.cuh."""
+    warps = config.threads // 32
+    activations = warps * (config.stages or 1) * config.tile_m * BLOCK_K * 2
+    sums = warps * config.tile_n // 16 * 8 * 20 * 4
+    return _align(activations + _align(sums, 128) + 16, 128)
 
 
 def smem_limit(config: GemmConfig) -> int:
@@ -209,27 +232,67 @@ def resolved_stages(config: GemmConfig, problem: GemmProblem) -> int:
 
 def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """Says which rule `config` breaks for `problem`, or None where it breaks none."""
-    for field, allowed in (
-        ("tile_n", TILES_N),
-        ("tile_m", TILES_M),
-        ("tile_k", TILES_K),
-        ("cluster_n", CLUSTERS),
-        ("cluster_m", CLUSTERS),
-        ("schedule", SCHEDULES),
-        ("warpgroups_n", WARPGROUPS_N),
-        ("split_k_warpgroups", SPLITS),
-        ("split_k_cluster", SPLITS),
-        ("scale_on", SCALES_ON),
-        ("ctas_per_sm", CTAS_PER_SM),
-    ):
+    if config.family not in FAMILIES:
+        return f"family is {config.family!r}; allowed are {', '.join(map(repr, FAMILIES))}"
+    for field, allowed in _ALLOWED[config.family].items():
         value = getattr(config, field)
         if value not in allowed:
             return f"{field} is {value!r}; allowed are {', '.join(map(repr, allowed))}"
+    if config.family == "mma":
+        return _mma_reason(config, problem)
     if config.stages is not None and config.stages % config.split_k_warpgroups:
         return f"stages is {config.stages}: it must be a multiple of split_k_warpgroups = {config.split_k_warpgroups}"
     if config.stages is not None and not STAGES_MIN <= config.stages <= STAGES_MAX:
         return f"stages is {config.stages}; allowed are {STAGES_MIN} to {STAGES_MAX}, or None for as many as fit"
     return _shape_reason(config) or _resource_reason(config, problem)
+
+
+_ALLOWED: dict[str, dict[str, tuple[object, ...]]] = {
+    "wgmma": {
+        "tile_n": TILES_N,
+        "tile_m": TILES_M,
+        "tile_k": TILES_K,
+        "cluster_n": CLUSTERS,
+        "cluster_m": CLUSTERS,
+        "schedule": SCHEDULES,
+        "warpgroups_n": WARPGROUPS_N,
+        "split_k_warpgroups": SPLITS,
+        "split_k_cluster": SPLITS,
+        "scale_on": SCALES_ON,
+        "ctas_per_sm": CTAS_PER_SM,
+    },
+    "mma": {
+        "tile_n": MMA_TILES_N,
+        "tile_m": MMA_TILES_M,
+        "tile_k": TILES_K,
+        "cluster_n": (1,),
+        "cluster_m": (1,),
+        "stages": MMA_STAGES,
+        "schedule": ("cooperative",),
+        "warpgroups_n": (None,),
+        "split_k_warpgroups": MMA_WARPGROUPS,
+        "split_k_cluster": (1,),
+        "scale_on": ("accumulators",),
+        "ctas_per_sm": MMA_CTAS_PER_SM,
+    },
+}
+
+
+def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
+    """What registers and shared memory of the mma family can't hold."""
+    threads = config.threads * config.ctas_per_sm
+    if threads > 2048:
+        return f"{config.ctas_per_sm} CTAs of {config.threads} threads are {threads}; an SM holds 2048"
+    # A tile's codes, scales and zeros in flight, its sums and weights; the rest is activations and addresses.
+    tiles, stages = config.tile_n // 16, config.stages or 1
+    in_flight = 8 + stage_groups(problem) * (3 if problem.zeros else 1)
+    needed, had = tiles * stages * in_flight + 6 * tiles + 40, min(65_536 // threads, 255)
+    if needed > had:
+        return f"{stages} stages of tile_n = {config.tile_n} need about {needed} registers a thread; there are {had}"
+    smem, limit = _mma_smem_bytes(config), smem_limit(config)
+    if smem > limit:
+        return f"{config.stages} stages of {config.tile_m} tokens need {smem} bytes of shared memory; a CTA has {limit}"
+    return None
 
 
 def _shape_reason(config: GemmConfig) -> str | None:

@@ -27,6 +27,7 @@ _TYPES = {
     "int32": "Int32",
 }
 _ACTIVATIONS = {None: "kNone", "gelu": "kGelu", "gelu_tanh": "kGeluTanh", "silu": "kSilu", "relu": "kRelu"}
+_HEADERS = {"wgmma": "gemm.cuh", "mma": "decode.cuh"}
 _SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "uint8": "u8", "int32": "i32"}
 
 
@@ -84,15 +85,17 @@ class Kernel:
     def text(self) -> str:
         """The struct of constants and the instantiation."""
         config = self.config
+        if config.family == "mma":
+            return f"""{self._common_text}
+  static constexpr int kTiles = {config.tile_n // 16};
+  static constexpr int kWarps = {config.threads // 32};
+  static constexpr int kDepth = {self.stages};
+}};
+W4A16_DECODE({self.name}, {self.name}_config)
+"""
         consumer, producer = config.registers
-        return f"""
-struct {self.name}_config {{
-  using Element = w4a16::{_TYPES[self.dtype]};
-  using Zero = w4a16::{_TYPES[self.zeros]};
-  using Out = w4a16::{_TYPES[self.out_dtype]};
-  static constexpr int kGroupSize = {self.group_size};
+        return f"""{self._common_text}
   static constexpr int kTileN = {config.tile_n};
-  static constexpr int kTileM = {config.tile_m};
   static constexpr int kClusterN = {config.cluster_n};
   static constexpr int kClusterM = {config.cluster_m};
   static constexpr int kStages = {self.stages};
@@ -102,16 +105,27 @@ struct {self.name}_config {{
   static constexpr int kSplitCluster = {config.split_k_cluster};
   static constexpr bool kScaleAccumulators = {_bool(config.scale_on == "accumulators")};
   static constexpr int kBatchSteps = {config.batch_steps};
-  static constexpr int kCtasPerSm = {config.ctas_per_sm};
-  static constexpr w4a16::Activation kActivation = w4a16::Activation::{_ACTIVATIONS[self.activation]};
   static constexpr int kStoreTokens = {config.store_tokens};
   static constexpr int kStoreBuffers = {config.store_buffers};
   static constexpr int kConsumerRegisters = {consumer};
   static constexpr int kProducerRegisters = {producer};
-  static constexpr int kSmemBytes = {self.smem_bytes};
 }};
 W4A16_GEMM({self.name}, {self.name}_config)
 """
+
+    @property
+    def _common_text(self) -> str:
+        """The constants that both families know."""
+        return f"""
+struct {self.name}_config {{
+  using Element = w4a16::{_TYPES[self.dtype]};
+  using Zero = w4a16::{_TYPES[self.zeros]};
+  using Out = w4a16::{_TYPES[self.out_dtype]};
+  static constexpr int kGroupSize = {self.group_size};
+  static constexpr int kTileM = {self.config.tile_m};
+  static constexpr int kCtasPerSm = {self.config.ctas_per_sm};
+  static constexpr w4a16::Activation kActivation = w4a16::Activation::{_ACTIVATIONS[self.activation]};
+  static constexpr int kSmemBytes = {self.smem_bytes};"""
 
 
 def _bool(value: bool) -> str:
@@ -128,7 +142,8 @@ def kernel_for(config: GemmConfig, problem: GemmProblem, activation: str | None 
 def unit_of(kernels: Iterable[Kernel], name: str | None = None) -> Unit:
     """The translation unit that defines `kernels`."""
     kernels = tuple(kernels)
-    source = '#include "gemm.cuh"\n' + "".join(kernel.text for kernel in kernels)
+    headers = sorted({_HEADERS[kernel.config.family] for kernel in kernels})
+    source = "".join(f'#include "{header}"\n' for header in headers) + "".join(kernel.text for kernel in kernels)
     return Unit(name or kernels[0].name, source, tuple(kernel.name for kernel in kernels))
 
 

@@ -35,11 +35,13 @@ class Params(ctypes.Structure):
     _fields_ = [
         ("a_map", ctypes.c_uint64 * 16),
         ("out_map", ctypes.c_uint64 * 16),
+        ("a", ctypes.c_void_p),
         ("b_packed", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
+        ("a_row_bytes", ctypes.c_int64),
         ("b_row_bytes", ctypes.c_int64),
         ("scales_stride", ctypes.c_int64),
         ("zeros_stride", ctypes.c_int64),
@@ -51,8 +53,8 @@ class Params(ctypes.Structure):
         ("group_shift", ctypes.c_int32),
         ("alpha", ctypes.c_float),
         ("bulk_groups", ctypes.c_int32),
-        ("tma_store", ctypes.c_int32),
-        ("padding", ctypes.c_char * 24),
+        ("out_aligned", ctypes.c_int32),
+        ("padding", ctypes.c_char * 8),
     ]
 
 
@@ -100,11 +102,12 @@ class Plan:
         self._launch = _driver.library().cuLaunchKernelEx
         self._function = ctypes.c_void_p.from_param(self.kernel.function)
         self._a_map = self._out_map = None
-        if problem.k:
+        if problem.k and config.family == "wgmma":
             box = (config.tile_m // config.cluster_n, BLOCK_K // 2)
             shape = (problem.m, problem.k)
             self._a_map = _driver.MatrixMap(problem.dtype, shape, arguments.a_row_bytes, box)
-        if config.store_tokens and not arguments.out_row_bytes % ALIGN_BYTES:
+        self._out_aligned = not arguments.out_row_bytes % ALIGN_BYTES
+        if config.store_tokens and self._out_aligned:
             box = (config.store_tokens, 128 // arguments.out_dtype.itemsize)
             shape = (problem.m, problem.n)
             self._out_map = _driver.MatrixMap(problem.out_dtype, shape, arguments.out_row_bytes, box)
@@ -128,13 +131,15 @@ class Plan:
         params, config = block.params, block.config
         scales_at, out_at = scales.data.ptr, out.data.ptr
         zeros_at = 0 if zeros is None else zeros.data.ptr
+        params.a = a.data.ptr
         params.b_packed, params.scales, params.zeros = b_packed.data.ptr, scales_at, zeros_at
         params.bias, params.out = 0 if bias is None else bias.data.ptr, out_at
         if self._a_map:
             self._a_map.write(ctypes.byref(block, _A_MAP), a.data.ptr)
-        if self._out_map and not out_at % ALIGN_BYTES:
-            self._out_map.write(ctypes.byref(block, _OUT_MAP), out_at)
-            params.tma_store = 1
+        if self._out_aligned and not out_at % ALIGN_BYTES:
+            params.out_aligned = 1
+            if self._out_map:
+                self._out_map.write(ctypes.byref(block, _OUT_MAP), out_at)
         params.bulk_groups = self._bulk_groups and not (scales_at | zeros_at) % ALIGN_BYTES
         config.stream = stream
         config.attributes = start + _ATTRIBUTES
@@ -156,15 +161,17 @@ def finish(launch: Launch, status: int) -> None:
     _driver.check(status, f"launching {launch.kernel.name}")
 
 
-def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> int:
+def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> tuple[int, int, int]:
     """CTAs to launch, in whole clusters: as many as the GPU holds at once, fewer where there are fewer tiles.
 
-    With k split over a cluster each tile has a cluster of its own.
+    With k split, and in the mma family, each tile has a cluster, or a CTA, of its own.
     """
     tiles_n = -(-problem.n // (config.tile_n * config.cluster_n))
     tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
+    if config.family == "mma":
+        return tiles_n, tiles_m, 1
     tiles = tiles_n * tiles_m
-    return (tiles if config.split_k_cluster > 1 else min(tiles, max_clusters)) * config.cluster_size
+    return (tiles if config.splits > 1 else min(tiles, max_clusters)) * config.cluster_size, 1, 1
 
 
 def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -> _Block:
@@ -172,6 +179,7 @@ def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -
     problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
     block = _Block()
     params, launch = block.params, block.config
+    params.a_row_bytes = arguments.a_row_bytes
     params.b_row_bytes = arguments.b_row_bytes
     params.scales_stride = arguments.scales_row_bytes // scales.dtype.itemsize
     params.zeros_stride = 0 if zeros is None else arguments.zeros_row_bytes // zeros.dtype.itemsize
@@ -181,7 +189,7 @@ def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -
     one_group = problem.group_size < 0
     params.group_shift = _ONE_GROUP_SHIFT if one_group else problem.group_size.bit_length() - 1
     params.alpha = arguments.alpha
-    launch.grid[:] = (grid_size(config, problem, kernel.max_clusters), 1, 1)
+    launch.grid[:] = grid_size(config, problem, kernel.max_clusters)
     launch.block[:] = (kernel.threads, 1, 1)
     launch.smem_bytes = kernel.smem_bytes
     if kernel.cluster_size > 1:

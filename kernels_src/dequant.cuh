@@ -48,12 +48,12 @@ __device__ __forceinline__ float zero_value(typename Zero::Storage bits) {
 
 }  // namespace detail
 
-// Reads the scales and zeros of columns 2g and 2g + 1; `scales` and `zeros` point at column 2g in shared memory.
+// What columns 2g and 2g + 1 need: their scales as a pair, their zeros as they lie in memory.
 template <class Element, class Zero>
-__device__ __forceinline__ GroupScale<Element, Zero> load_group_scale(const uint16_t* scales,
-                                                                      const typename Zero::Storage* zeros) {
+__device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(uint32_t scales,
+                                                                      const typename Zero::Storage (&zeros)[2]) {
   GroupScale<Element, Zero> group;
-  group.scale = *reinterpret_cast<const uint32_t*>(scales);
+  group.scale = scales;
   // The magic leaves base + q behind; base differs between the registers of the two columns in float16.
   constexpr float kBase[2] = {Element::kIsHalf ? 256.0f : 32.0f, Element::kIsHalf ? 16.0f : 32.0f};
   if constexpr (kSame<Zero, NoZeros>) {

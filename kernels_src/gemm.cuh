@@ -35,7 +35,7 @@ template <class Config>
 __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool bulk_groups) {
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
-    Barrier::init(&smem.full[stage], bulk_groups ? 1 : 2);
+    Barrier::init(&smem.full[stage], bulk_groups ? 2 : 3);  // the producer's warps
     Barrier::init(&smem.empty[stage],
                   kStageReaders<Config> * kWarpgroupWarps * (Config::kClusterN + Config::kClusterM - 1));
   }
@@ -143,8 +143,10 @@ __device__ __forceinline__ void gemm(const Params& params) {
     const int warp = threadIdx.x / 32 % kWarpgroupWarps;
     Producer<Config> producer{params, smem};
     if (warp == 0) {
-      if (cute::elect_one_sync()) producer.run_copy_engine();
-    } else if (warp == 1 && !params.bulk_groups) {
+      if (cute::elect_one_sync()) producer.run_weights();
+    } else if (warp == 1) {
+      if (cute::elect_one_sync()) producer.run_activations();
+    } else if (warp == 2 && !params.bulk_groups) {
       producer.run_unaligned_groups();
     }
   } else {

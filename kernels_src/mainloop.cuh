@@ -181,9 +181,13 @@ struct Mainloop {
           half.groups[group][block] = registers.halves[0].groups[group][block];
         } else {
           constexpr int kFirst = Config::kGroupSize >= kBlockK ? 0 : kHalf * kHalfGroups;
-          half.groups[group][block] = load_group_scale<Element, Zero>(
-              &smem.scales[stage_idx][kFirst + group][tile_column],
-              kHasZeros<Config> ? &smem.zeros[stage_idx][kFirst + group][tile_column] : nullptr);
+          typename Zero::Storage zeros[2] = {};
+          if constexpr (kHasZeros<Config>) {
+            zeros[0] = smem.zeros[stage_idx][kFirst + group][tile_column];
+            zeros[1] = smem.zeros[stage_idx][kFirst + group][tile_column + 1];
+          }
+          half.groups[group][block] = make_group_scale<Element, Zero>(
+              *reinterpret_cast<const uint32_t*>(&smem.scales[stage_idx][kFirst + group][tile_column]), zeros);
         }
       }
     }

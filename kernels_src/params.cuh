@@ -23,11 +23,13 @@ struct alignas(64) TensorMap {
 struct alignas(64) Params {
   TensorMap a_map;          // (m, k), k fastest; box: kTileM / cluster_n tokens x 64 k, 128-byte swizzle
   TensorMap out_map;        // (m, n), n fastest; box: kStoreTokens tokens x 128 bytes, 128-byte swizzle
+  const uint8_t* a;         // (m, k), rows of a_row_bytes: for kernels without tensor maps
   const uint8_t* b_packed;  // (ceil(n / 64), ceil(k / 128)) blocks
   const void* scales;       // (num_groups, n)
   const void* zeros;        // (num_groups, n)
   const void* bias;         // (n) or null
   void* out;                // (m, n)
+  int64_t a_row_bytes;
   int64_t b_row_bytes;      // from one row of blocks to the next
   int64_t scales_stride;    // elements from one group to the next
   int64_t zeros_stride;
@@ -39,7 +41,7 @@ struct alignas(64) Params {
   int32_t group_shift;      // group of k: k >> group_shift, for groups of 128 and more
   float alpha;
   int32_t bulk_groups;      // scales and zeros are aligned for bulk copies
-  int32_t tma_store;        // out is aligned for TMA stores
+  int32_t out_aligned;      // out and its rows are multiples of 16 bytes apart
 };
 
 // Groups of scales that one stage brings, and the k each covers inside the stage.
@@ -133,6 +135,15 @@ enum class NamedBarrier : uint32_t {
   kFirstWarpgroup = 1,  // + warpgroup: the consumers of one warpgroup, around the staging of results
   kFirstTurn = 5,       // + warpgroup: pingpong's turn at the ring of stages
 };
+
+// Row of `scales` for group `group` of the 128 k at block `k_block`. Groups past the end belong to padding, whose
+// activations are zero: any finite scale serves, and the last row's is one the user vouched for.
+template <class Config>
+__device__ __forceinline__ int group_row(const Params& params, int k_block, int group) {
+  const int row = Config::kGroupSize < kBlockK ? k_block * kStageGroups<Config> + group
+                                               : int((int64_t(k_block) * kBlockK) >> params.group_shift);
+  return min(row, params.num_groups - 1);
+}
 
 // Position in the ring of stages.
 template <int kStages>

@@ -1,8 +1,8 @@
-// The producer warpgroup: fills the ring of stages from global memory.
+// The producer warpgroup: fills the ring of stages from global memory. Each of its warps has one task:
 //
-// One thread of its first warp issues everything that the copy engine can bring: codes (one bulk copy a block),
-// activations (two TMA boxes of 64 k) and, where their rows are aligned, scales and zeros. Where they are not
-// (n not a multiple of 8, say), the second warp copies them element by element.
+//   warp 0  weights: codes (one bulk copy a block) and, where their rows are aligned, scales and zeros
+//   warp 1  activations (two TMA boxes of 64 k), once the kernels before this one have written them
+//   warp 2  scales and zeros that no bulk copy can bring (n not a multiple of 8, say), element by element
 #pragma once
 
 #include "params.cuh"
@@ -28,77 +28,66 @@ struct Producer {
   __device__ __forceinline__ uint64_t weight_policy() const { return single_pass() ? kEvictFirst : kEvictNormal; }
   __device__ __forceinline__ uint64_t activation_policy() const { return single_pass() ? kEvictLast : kEvictNormal; }
 
-  // Row of `scales` for group `group` of the stage at k block `k_block`. Groups past the end belong to padding,
-  // whose activations are zero: any finite scale serves, and the last row's is one the user vouched for.
-  __device__ __forceinline__ int group_row(int k_block, int group) const {
-    int row = Config::kGroupSize < kBlockK ? k_block * kGroups + group
-                                           : int((int64_t(k_block) * kBlockK) >> params.group_shift);
-    return min(row, params.num_groups - 1);
-  }
-
   // Columns of the tile that exist.
   __device__ __forceinline__ int columns(const Tile& tile) const {
     return max(0, min(Config::kTileN, params.n - tile.n));
   }
 
-  __device__ __forceinline__ void run_copy_engine() const {
-    TileScheduler<Config> scheduler(params);
-    if (scheduler.done()) return wait_for_dependencies();
-    const int k_blocks = ceil_div(params.k, kBlockK);
-    const int first = scheduler.first_k_block(k_blocks), count = scheduler.num_k_blocks(k_blocks);
-    PipelineState<Config::kStages> state;
-
-    cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&params.a_map));
-    // The ring's first round: weights at once, activations when the kernels before this one have written them.
-    const int head = min(count, Config::kStages);
-    {
-      Tile tile = scheduler.tile();
-#pragma unroll 1
-      for (int i = 0; i < head; ++i) load_weights(scheduler, tile, first + i, i);
-      wait_for_dependencies();
-#pragma unroll 1
-      for (int i = 0; i < head; ++i, state.advance()) load_activations(scheduler, tile, first + i, i);
-    }
-
-    for (int skip = head; !scheduler.done(); scheduler.next(), skip = 0) {
-      Tile tile = scheduler.tile();
-#pragma unroll 1
-      for (int i = skip; i < count; ++i, state.advance()) {
-        Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
-        load_weights(scheduler, tile, first + i, state.stage_idx);
-        load_activations(scheduler, tile, first + i, state.stage_idx);
-      }
-    }
+  // One thread.
+  __device__ __forceinline__ void run_weights() const {
+    for_each_stage([&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
+      Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(tile));
+      load_codes(scheduler, tile, k_block, stage_idx);
+      if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
+    });
   }
 
-  // The second warp's turn, for scales and zeros that no bulk copy can bring.
+  // One thread.
+  __device__ __forceinline__ void run_activations() const {
+    cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&params.a_map));
+    wait_for_dependencies();
+    for_each_stage([&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
+      Barrier::arrive_and_expect_tx(&smem.full[stage_idx], kActivationBytes);
+      load_activations(scheduler, tile, k_block, stage_idx);
+    });
+  }
+
+  // One warp.
   __device__ __forceinline__ void run_unaligned_groups() const {
+    const int lane = threadIdx.x % 32;
+    for_each_stage([&](const TileScheduler<Config>&, const Tile& tile, int k_block, uint32_t stage_idx) {
+#pragma unroll 1
+      for (int group = 0; group < kGroups; ++group) {
+        const int64_t row = group_row<Config>(params, k_block, group);
+        copy_row(smem.scales[stage_idx][group],
+                 static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, columns(tile), lane);
+        if constexpr (kHasZeros<Config>) {
+          copy_row(smem.zeros[stage_idx][group],
+                   static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile), lane);
+        }
+      }
+      __syncwarp();
+      if (lane == 0) Barrier::arrive(&smem.full[stage_idx]);
+    });
+  }
+
+ private:
+  // Calls load(scheduler, tile, k_block, stage_idx) for every stage of this CTA's tiles, as soon as it is empty.
+  template <class Load>
+  __device__ __forceinline__ void for_each_stage(const Load& load) const {
     PipelineState<Config::kStages> state;
     const int k_blocks = ceil_div(params.k, kBlockK);
-    const int lane = threadIdx.x % 32;
     for (TileScheduler<Config> scheduler(params); !scheduler.done(); scheduler.next()) {
-      Tile tile = scheduler.tile();
+      const Tile tile = scheduler.tile();
       const int first = scheduler.first_k_block(k_blocks), count = scheduler.num_k_blocks(k_blocks);
 #pragma unroll 1
       for (int i = 0; i < count; ++i, state.advance()) {
         Barrier::wait(&smem.empty[state.stage_idx], state.phase ^ 1);
-#pragma unroll 1
-        for (int group = 0; group < kGroups; ++group) {
-          int64_t row = group_row(first + i, group);
-          copy_row(smem.scales[state.stage_idx][group],
-                   static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, columns(tile), lane);
-          if constexpr (kHasZeros<Config>) {
-            copy_row(smem.zeros[state.stage_idx][group],
-                     static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile), lane);
-          }
-        }
-        __syncwarp();
-        if (lane == 0) Barrier::arrive(&smem.full[state.stage_idx]);
+        load(scheduler, tile, first + i, state.stage_idx);
       }
     }
   }
 
- private:
   template <class T>
   __device__ __forceinline__ static void copy_row(T* smem_row, const T* row, int count, int lane) {
 #pragma unroll
@@ -112,20 +101,13 @@ struct Producer {
     return kBlocks == 1 ? (columns(tile) > 0) : ceil_div(columns(tile), kBlockN);
   }
 
-  // What lands in this CTA's stage, from its own copies and from its cluster's multicasts.
-  __device__ __forceinline__ uint32_t stage_bytes(const Tile& tile) const {
-    uint32_t bytes = kActivationBytes + blocks(tile) * kBlockBytes;
+  // What lands in this CTA's stage beside activations, from its own copies and from its cluster's multicasts.
+  __device__ __forceinline__ uint32_t weight_bytes(const Tile& tile) const {
+    uint32_t bytes = blocks(tile) * kBlockBytes;
     if (params.bulk_groups) {
       bytes += columns(tile) * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
     }
     return bytes;
-  }
-
-  __device__ __forceinline__ void load_weights(const TileScheduler<Config>& scheduler, const Tile& tile, int k_block,
-                                               uint32_t stage_idx) const {
-    Barrier::arrive_and_expect_tx(&smem.full[stage_idx], stage_bytes(tile));
-    load_codes(scheduler, tile, k_block, stage_idx);
-    if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
   }
 
   // CTAs of the cluster along m share the codes: each brings a part of every block to all of them.
@@ -155,7 +137,7 @@ struct Producer {
     if (count == 0) return;
 #pragma unroll 1
     for (int group = 0; group < kGroups; ++group) {
-      int64_t row = group_row(k_block, group);
+      int64_t row = group_row<Config>(params, k_block, group);
       bulk_load(smem.scales[stage_idx][group],
                 static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, count * sizeof(Scale),
                 &smem.full[stage_idx], weight_policy());

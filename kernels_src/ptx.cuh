@@ -79,6 +79,33 @@ __device__ __forceinline__ void store_shared(uint32_t address, float4 v) {
                : "memory");
 }
 
+// A load of what is read once: past L1, first to leave L2.
+__device__ __forceinline__ uint4 load_once(const void* gmem) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(gmem), "l"(kEvictFirst));
+  return v;
+}
+
+// Sixteen bytes to shared memory, of which the first `bytes` come from memory and the rest are zero.
+__device__ __forceinline__ void copy_async(uint32_t smem, const void* gmem, uint32_t bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(smem), "l"(gmem), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void load_matrices(uint32_t smem, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(smem)
+               : "memory");
+}
+
 // Dependent launch: lets the next kernel's CTAs start; waits until the kernels before this one are complete and
 // their writes visible. Both do nothing in a launch without the attribute.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }

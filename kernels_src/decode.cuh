@@ -1,0 +1,242 @@
+// W4A16 for the fewest tokens, where time is the reading of weights: every byte straight from memory to registers.
+//
+//   weights n   16 kTiles columns a CTA, all of k; tokens m: kTileM (at most 8) a CTA
+//   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
+//   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
+//   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
+//   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale (nothing is rounded)
+//   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time
+//
+// The first instructions are the loads of weights; activations wait for the kernels before this one.
+#pragma once
+
+#include "cute/arch/mma_sm80.hpp"
+#include "dequant.cuh"
+#include "finish.cuh"
+#include "params.cuh"
+#include "ptx.cuh"
+
+namespace w4a16 {
+
+template <class Element>
+struct MmaAtom : cute::SM80_16x8x16_F32F16F16F32_TN {};
+template <>
+struct MmaAtom<Bfloat16> : cute::SM80_16x8x16_F32BF16BF16F32_TN {};
+
+template <class Config>
+struct DecodeStorage {
+  static constexpr int kWarps = Config::kWarps;
+  static constexpr int kSumPitch = 20;  // floats from one token's sixteen columns to the next's: apart in banks
+
+  // Activations of one warp, [block in flight][token][128 k], chunks of 16 bytes swizzled by the token.
+  alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
+  // Sums of each warp, [m16 tile][token][column].
+  alignas(128) float sums[kWarps][Config::kTiles][8][kSumPitch];
+  // What ldmatrix reads for tokens past kTileM.
+  alignas(16) uint8_t zeros[16];
+};
+
+template <class Config>
+struct Decode {
+  using Element = typename Config::Element;
+  using Zero = typename Config::Zero;
+  using ZeroStorage = typename Zero::Storage;
+  using Storage = DecodeStorage<Config>;
+  static constexpr int kTiles = Config::kTiles;
+  static constexpr int kDepth = Config::kDepth;
+  static constexpr int kWarps = Config::kWarps;
+  static constexpr int kSteps = kBlockK / 16;
+  static constexpr int kGroups = kStageGroups<Config>;
+  static constexpr int kGroupSteps = kSteps / kGroups;
+
+  // One block's weights in flight: what a lane loads for 128 k of each m16 tile.
+  struct Weights {
+    uint4 codes[kTiles][2];
+    uint32_t scales[kGroups][kTiles];
+    ZeroStorage zeros[kGroups][kTiles][2];
+  };
+
+  const Params& params;
+  Storage& smem;
+  const int warp, lane;
+  const int group, quad;  // lane / 4: the pair of columns and the token of B; lane % 4: the pair of k, of tokens
+  const int first_column, first_token;
+
+  __device__ __forceinline__ Decode(const Params& params, Storage& smem)
+      : params(params),
+        smem(smem),
+        warp(threadIdx.x / 32),
+        lane(threadIdx.x % 32),
+        group(lane / 4),
+        quad(lane % 4),
+        first_column(blockIdx.x * kTiles * 16),
+        first_token(blockIdx.y * Config::kTileM) {}
+
+  __device__ __forceinline__ void run() {
+    const int k_blocks = ceil_div(params.k, kBlockK);
+    const int count = warp < k_blocks ? ceil_div(k_blocks - warp, kWarps) : 0;
+    Weights weights[kDepth];
+#pragma unroll
+    for (int slot = 0; slot < kDepth; ++slot) {
+      if (slot < count) load_weights(weights[slot], warp + slot * kWarps);
+    }
+    if (threadIdx.x < 4) reinterpret_cast<uint32_t*>(smem.zeros)[threadIdx.x] = 0;
+    launch_dependents();
+    wait_for_dependencies();
+#pragma unroll
+    for (int slot = 0; slot < kDepth; ++slot) {
+      if (slot < count) copy_activations(slot, warp + slot * kWarps);
+      commit_copies();
+    }
+    __syncthreads();  // the zeros
+
+    float sums[kTiles][4] = {};
+    for (int first = 0; first < count; first += kDepth) {
+#pragma unroll
+      for (int slot = 0; slot < kDepth; ++slot) {
+        const int i = first + slot;
+        if (i >= count) break;
+        wait_for_copies<kDepth - 1>();
+        __syncwarp();
+        multiply(sums, weights[slot], slot);
+        __syncwarp();  // all lanes have read the slot
+        if (i + kDepth < count) {
+          load_weights(weights[slot], warp + (i + kDepth) * kWarps);
+          copy_activations(slot, warp + (i + kDepth) * kWarps);
+        }
+        commit_copies();
+      }
+    }
+    leave(sums);
+    __syncthreads();
+    add_and_store();
+  }
+
+ private:
+  __device__ __forceinline__ void load_weights(Weights& weights, int k_block) const {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int column = first_column + tile * 16;
+      const uint8_t* codes = params.b_packed + int64_t(column / kBlockN) * params.b_row_bytes +
+                             int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * 1024 + lane * 16;
+      weights.codes[tile][0] = load_once(codes);
+      weights.codes[tile][1] = load_once(codes + 512);
+#pragma unroll
+      for (int i = 0; i < kGroups; ++i) load_group(weights, i, tile, k_block, column + group * 2);
+    }
+  }
+
+  __device__ __forceinline__ void load_group(Weights& weights, int i, int tile, int k_block, int column) const {
+    const int64_t row = group_row<Config>(params, k_block, i);
+    const auto* scales = static_cast<const uint16_t*>(params.scales) + row * params.scales_stride + column;
+    const auto* zeros = static_cast<const ZeroStorage*>(params.zeros) + row * params.zeros_stride + column;
+    const bool left = column < params.n, right = column + 1 < params.n;
+    if (params.bulk_groups) {  // rows are aligned and n is even
+      weights.scales[i][tile] = left ? __ldg(reinterpret_cast<const uint32_t*>(scales)) : 0;
+    } else {
+      weights.scales[i][tile] = (left ? uint32_t(__ldg(scales)) : 0) | (right ? uint32_t(__ldg(scales + 1)) << 16 : 0);
+    }
+    if constexpr (kHasZeros<Config>) {
+      weights.zeros[i][tile][0] = left ? __ldg(zeros) : ZeroStorage(0);
+      weights.zeros[i][tile][1] = right ? __ldg(zeros + 1) : ZeroStorage(0);
+    }
+  }
+
+  // 128 k of every token: sixteen chunks a token, two tokens a warp at once; what lies past m or k becomes zero.
+  __device__ __forceinline__ void copy_activations(int slot, int k_block) const {
+    const int chunk = lane % 16;
+    const int k_bytes = k_block * kBlockK * 2 + chunk * 16;
+    const int left = min(max(params.k * 2 - k_bytes, 0), 16);
+#pragma unroll
+    for (int i = 0; i < Config::kTileM; i += 2) {
+      const int token = i + lane / 16;
+      const bool exists = first_token + token < params.m && left > 0;
+      const uint8_t* source = params.a + int64_t(first_token + token) * params.a_row_bytes + k_bytes;
+      if (token < Config::kTileM) copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left : 0);
+    }
+  }
+
+  __device__ __forceinline__ uint32_t chunk_address(int slot, int token, int chunk) const {
+    return cute::cast_smem_ptr_to_uint(smem.activations[warp][slot]) + token * kBlockK * 2 + (chunk ^ token % 8) * 16;
+  }
+
+  __device__ __forceinline__ void multiply(float (&sums)[kTiles][4], const Weights& weights, int slot) const {
+    // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8.
+    uint32_t activations[kSteps][2];
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      const int token = lane % 8;
+      const uint32_t address = token < Config::kTileM ? chunk_address(slot, token, step * 2 + lane / 8)
+                                                      : cute::cast_smem_ptr_to_uint(smem.zeros);
+      load_matrices(address, activations[step][0], activations[step][1], activations[step + 1][0],
+                    activations[step + 1][1]);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < kGroups; ++i) {
+        const auto scale = make_group_scale<Element, Zero>(weights.scales[i][tile], weights.zeros[i][tile]);
+        float part[4] = {};
+#pragma unroll
+        for (int step = i * kGroupSteps; step < (i + 1) * kGroupSteps; ++step) {
+          const uint4& words = weights.codes[tile][step / 4];
+          const int idx = step % 4;
+          uint32_t w[4];
+          dequantize<Element, Zero, false>(idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w, scale,
+                                           w);
+          MmaAtom<Element>::fma(part[0], part[1], part[2], part[3], w[0], w[1], w[2], w[3], activations[step][0],
+                                activations[step][1], part[0], part[1], part[2], part[3]);
+        }
+        const float low = Element::to_float(uint16_t(scale.scale)), high = Element::to_float(uint16_t(scale.scale >> 16));
+        sums[tile][0] += part[0] * low;
+        sums[tile][1] += part[1] * low;
+        sums[tile][2] += part[2] * high;
+        sums[tile][3] += part[3] * high;
+      }
+    }
+  }
+
+  // Fragment row g is column 2g, row g + 8 column 2g + 1; a lane holds tokens 2 quad and 2 quad + 1.
+  __device__ __forceinline__ void leave(const float (&sums)[kTiles][4]) const {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        *reinterpret_cast<float2*>(&smem.sums[warp][tile][quad * 2 + odd][group * 2]) =
+            make_float2(sums[tile][odd], sums[tile][2 + odd]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add_and_store() const {
+    constexpr int kPairs = kTiles * 8;
+    for (int i = threadIdx.x; i < kPairs * Config::kTileM; i += kWarps * 32) {
+      const int token = i / kPairs, tile = i % kPairs / 8, pair = i % 8;
+      if (first_token + token >= params.m) return;
+      float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll
+      for (int from = 0; from < kWarps; ++from) {
+        const float2 part = *reinterpret_cast<const float2*>(&smem.sums[from][tile][token][pair * 2]);
+        sum.x += part.x;
+        sum.y += part.y;
+      }
+      const Finish<Config> finish(params, first_column + tile * 16 + pair * 2);
+      finish.store(first_token + token, sum.x, sum.y);
+    }
+  }
+};
+
+template <class Config>
+__device__ __forceinline__ void decode(const Params& params) {
+  static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_config.py counts otherwise");
+  extern __shared__ __align__(128) uint8_t shared[];
+  Decode<Config>(params, *reinterpret_cast<DecodeStorage<Config>*>(shared)).run();
+}
+
+}  // namespace w4a16
+
+#define W4A16_DECODE(name, Config)                                                            \
+  extern "C" __global__ void __launch_bounds__(Config::kWarps * 32, Config::kCtasPerSm)       \
+      name(const __grid_constant__ w4a16::Params params) {                                    \
+    w4a16::decode<Config>(params);                                                            \
+  }
