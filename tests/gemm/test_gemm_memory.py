@@ -75,7 +75,7 @@ def test_nan_beside_strided_activations_does_not_reach_the_result(case: Case, la
     [
         Case(40, n, 300, 32, zeros=zeros, bias=True, config=config)
         for config in NAMED
-        for zeros in ("float", "uint8", "int32")
+        for zeros in ("float", "float32", "uint8", "int32")
         for n in (136, 131)
     ],
     ids=str,

@@ -145,7 +145,7 @@ def test_same_numbers_whatever_the_config() -> None:
         ({"config": GemmConfig(stages=99)}, ValueError, ("config", "stages is 99")),
         ({"config": "w4a16_sm90_gemm_128"}, TypeError, ("config", "str", "GemmConfig")),
         ({"pdl": True}, ValueError, ("pdl", "False")),
-        ({"workspace": np.empty(1, np.uint8)}, ValueError, ("workspace", "None")),
+        ({"workspace": np.empty(1, np.uint8)}, ValueError, ("workspace has 1 bytes", "None")),
     ],
 )
 def test_refused_call_says_why_and_writes_nothing(

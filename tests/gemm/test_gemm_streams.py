@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cupy
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from helpers.cases import Case
 from helpers.gpu import Placed, poisoned
 
-from cupy_w4a16 import gemm
+from cupy_w4a16 import GemmConfig, W4A16Error, gemm, workspace_bytes
 from cupy_w4a16._config import NAMED_CONFIGS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("compiled")]
@@ -125,6 +126,82 @@ def test_captured_calls_replay_any_number_of_times(cases: tuple[Case, ...]) -> N
     graph.launch(stream)
     stream.synchronize()
     np.testing.assert_array_equal(first.out.download(), first.expected[::-1])
+
+
+def test_unloaded_kernel_in_a_capture_is_refused_with_the_way_out() -> None:
+    case = Case(5, 72, 104, 64, activation="silu", config=GemmConfig(stages=4))  # no other test loads it
+    a, b_packed, scales = (cupy.asarray(x) for x in case.arguments()[:3])
+    out = cupy.empty((5, 72), np.float16)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(W4A16Error, match="warm up before the capture"):
+                gemm(a, b_packed, scales, activation="silu", config=case.config, out=out)
+        finally:
+            stream.end_capture()
+
+
+@pytest.mark.parametrize("case", CASES[:2], ids=str)
+def test_captured_copy_of_a_lives_in_the_workspace(case: Case) -> None:
+    ready = OnGpu(case)
+    ready.a = cupy.asarray(np.ascontiguousarray(ready.host.a.T)).T
+    workspace = cupy.empty(workspace_bytes(case.problem), np.uint8)
+    call = partial(gemm, ready.a, ready.b_packed, ready.scales, config=case.config, out=ready.out.array)
+    call(workspace=workspace)
+    ready.check()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(W4A16Error, match="workspace"):
+                call()
+            call(workspace=workspace)
+        finally:
+            graph = stream.end_capture()
+    for _ in range(2):
+        ready.spoil()
+        cupy.cuda.Device().synchronize()
+        graph.launch(stream)
+        stream.synchronize()
+        ready.check()
+
+
+REMEMBERED = Case(40, 136, 512, config=NAMED[0])
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        (
+            REMEMBERED,
+            REMEMBERED.with_(alpha=2.0),
+            REMEMBERED.with_(alpha=0.0, bias=True),
+            REMEMBERED.with_(alpha=-0.0),
+            REMEMBERED.with_(bias=True, activation="relu"),
+            REMEMBERED.with_(dtype="bfloat16", seed=1),
+            REMEMBERED.with_(float32_out=True),
+            REMEMBERED.with_(config=NAMED[1]),
+            REMEMBERED.with_(m=20, k=1024, group_size=256, seed=2),
+        )
+    ],
+    ids=["all"],
+)
+def test_calls_at_the_same_addresses_are_not_taken_for_each_other(cases: tuple[Case, ...]) -> None:
+    memory = [cupy.empty(1 << 20, np.uint8) for _ in range(5)]
+    for case in 3 * cases:
+        arguments = case.arguments()
+        a, b_packed, scales, bias, out = (
+            None if x is None else cupy.ndarray(x.shape, x.dtype, at.data)
+            for x, at in zip((*arguments[:3], arguments.bias, poisoned(case)), memory, strict=True)
+        )
+        for x, host in zip((a, b_packed, scales, bias), (*arguments[:3], arguments.bias), strict=True):
+            if host is not None:
+                x.set(host)
+        gemm(
+            a, b_packed, scales, None, case.group_size, bias=bias, out=out, config=case.config, **case.options
+        )
+        case.check(cupy.asnumpy(out), arguments)
 
 
 FORK = """

@@ -18,7 +18,8 @@ from cupy_w4a16._kernels import Kernel, kernel_for, unit_for
 from cupy_w4a16.testing import assert_gemm_close, make_problem
 
 DTYPES = ("float16", "bfloat16")
-ZEROS = (None, "uint8", "int8", "int32", "float")
+INTEGER_ZEROS = ("uint8", "int8", "int32")
+ZEROS = (None, *INTEGER_ZEROS, "float", "float32")
 
 
 def differences(x: Any, first: int = 0) -> str:
@@ -43,7 +44,7 @@ class Arguments(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One product; `zeros` is None, an integer dtype, or "float" for the dtype of `a`."""
+    """One product; `zeros` is None, an integer dtype, "float32", or "float" for the dtype of `a`."""
 
     m: int
     n: int
@@ -89,11 +90,12 @@ class Case:
 
     def arguments(self) -> Arguments:
         """Random arrays; the same each time."""
-        kind = "integer" if self.zeros not in (None, "float") else self.zeros
+        integer = self.zeros in INTEGER_ZEROS
+        kind = "integer" if integer else self.zeros
         made = make_problem(
             self.m, self.n, self.k, self.group_size, dtype=self.dtype, zeros=kind, seed=self.seed
         )
-        zeros = made.zeros.astype(self.zeros) if kind == "integer" else made.zeros
+        zeros = made.zeros.astype(self.zeros) if integer else made.zeros
         bias = None
         if self.bias:
             bias = np.random.default_rng(self.seed + 1).standard_normal(self.n, np.float32)

@@ -6,6 +6,7 @@ from functools import cache
 
 from cupy_w4a16 import GemmConfig
 from cupy_w4a16._activations import ACTIVATIONS
+from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS
 
 from .cases import Case, valid
 from .covering import Row, covering, pairs_of
@@ -14,21 +15,10 @@ from .covering import Row, covering, pairs_of
 KERNEL_OPTIONS = {
     "group_size": (128, 64, 32),
     "dtype": ("float16", "bfloat16"),
-    "zeros": (None, "uint8", "int32", "float"),
+    "zeros": (None, "uint8", "int32", "float", "float32"),
     "float32_out": (False, True),
     "activation": (None, *ACTIVATIONS),
 }
-
-
-def launcher_configs() -> list[GemmConfig]:
-    """The 21 tiles and clusters of TensorRT-LLM's launcher for SM90."""
-    tiles = [(n, m) for n in (64, 128) for m in (16, 32, 64, 128)] + [(64, 256), (128, 256)]
-    return [
-        GemmConfig(n, m, cluster_n=cn, cluster_m=cm, schedule="pingpong" if n == 64 else "cooperative")
-        for n, m in tiles
-        for cn, cm in ((1, 1), (2, 1), (1, 2), (2, 2))
-        if (cn == 1 or n >= 128) and (cm == 1 or m >= 128)
-    ]
 
 
 # One or more of every other way to cut the work.
@@ -56,7 +46,8 @@ _OTHERS = [
     GemmConfig(256, 128, cluster_n=2),
 ]
 
-CONFIGS = (*launcher_configs(), *_OTHERS)
+TABLE = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)
+CONFIGS = tuple(dict.fromkeys((*TABLE, *_OTHERS)))
 
 
 @cache
