@@ -14,6 +14,7 @@ import cupy
 import pytest
 
 from cupy_w4a16 import _choice, _device, _driver, _gemm, _launch, choose_config, linear
+from cupy_w4a16._bounded import Bounded
 from cupy_w4a16._driver import LaunchAttribute, LaunchConfig
 from cupy_w4a16._load import LoadedKernel
 
@@ -109,7 +110,7 @@ class Stream:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    """A fake driver, Hopper GPU and loaded kernels in place of the real ones; `gemm`'s caches are emptied."""
+    """A fake driver, Hopper GPU and loaded kernels in place of the real ones; `gemm` remembers nothing."""
     fake = FakeDriver()
 
     @cache
@@ -129,6 +130,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
         monkeypatch.setattr(module, "config_for", lambda problem, device: choose_config(problem))
     monkeypatch.setattr(_choice, "_name_and_sms", lambda device: ("NVIDIA H100 80GB HBM3", 132))
     monkeypatch.setattr(Stream, "ptr", 0)
-    _gemm._plans.clear()
-    _gemm._launches.clear()
+    monkeypatch.setattr(_gemm, "_plans", Bounded(64))
+    monkeypatch.setattr(_gemm, "_launches", Bounded(64))
     return fake

@@ -1,0 +1,138 @@
+"""The table of configurations, and what can be asked of one: occupancy, workspace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+from helpers.fake_driver import on_gpu
+
+from cupy_w4a16 import GemmConfig, GemmProblem, _workspace, configs, gemm, occupancy, workspace_bytes
+from cupy_w4a16._checks import check_gemm
+from cupy_w4a16._config import invalid_reason
+from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS, check_config
+from cupy_w4a16._workspace import check_workspace
+from cupy_w4a16.testing import make_problem
+
+# weights x tokens, clusters as the launcher writes them.
+LAUNCHER = """
+    64x16 1x1, 64x32 1x1, 64x64 1x1, 64x128 1x1, 64x128 1x2, 64x256 1x1, 64x256 1x2, 128x16 1x1, 128x16 2x1,
+    128x32 1x1, 128x32 2x1, 128x64 1x1, 128x64 2x1, 128x128 1x1, 128x128 2x1, 128x128 1x2, 128x128 2x2,
+    128x256 1x1, 128x256 2x1, 128x256 1x2, 128x256 2x2
+"""
+
+
+def test_launchers_21_are_there() -> None:
+    expected = set()
+    for entry in LAUNCHER.split(","):
+        tile, cluster = (tuple(map(int, part.split("x"))) for part in entry.split())
+        schedule = "pingpong" if tile[0] == 64 else "cooperative"
+        expected.add(GemmConfig(*tile, cluster_n=cluster[0], cluster_m=cluster[1], schedule=schedule))
+    assert len(expected) == len(LAUNCHER_CONFIGS) == 21
+    assert set(LAUNCHER_CONFIGS) == expected
+
+
+def test_table_names_each_configuration_once() -> None:
+    table = LAUNCHER_CONFIGS + EXTRA_CONFIGS
+    assert len({config.name for config in table}) == len(set(table)) == len(table)
+
+
+def test_each_configuration_runs_the_common_problem() -> None:
+    assert configs(GemmProblem(64, 4096, 4096)) == [*LAUNCHER_CONFIGS, *EXTRA_CONFIGS]
+
+
+def test_configs_are_those_that_break_no_rule() -> None:
+    hardest = GemmProblem(64, 4096, 4096, 32, "float16", "float32", "float32")
+    valid = configs(hardest)
+    for config in (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS):
+        assert (config in valid) == (invalid_reason(config, hardest) is None)
+
+
+def test_config_that_is_none_or_breaks_a_rule_is_named() -> None:
+    problem = GemmProblem(1, 64, 128)
+    check_config(GemmConfig(), problem)
+    with pytest.raises(TypeError, match="config is a str: pass a GemmConfig"):
+        check_config("w4a16_sm90_gemm_128", problem)
+    with pytest.raises(ValueError, match="can't run this problem: tile_m is 24; allowed are"):
+        workspace_bytes(problem, GemmConfig(128, 24))
+    with pytest.raises(ValueError, match="tile_m is 24"):
+        occupancy(GemmConfig(128, 24))
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "expected"),
+    [
+        (3, 64, 100, 3 * 208),
+        (3, 64, 104, 3 * 208),
+        (1, 1, 1, 16),
+        (0, 64, 100, 0),
+        (3, 0, 100, 0),
+        (3, 64, 0, 0),
+    ],
+)
+def test_workspace_holds_a_with_padded_rows(m: int, n: int, k: int, expected: int) -> None:
+    assert workspace_bytes(GemmProblem(m, n, k)) == expected
+    assert workspace_bytes(GemmProblem(m, n, k, dtype="bfloat16", out_dtype="float32")) == expected
+    assert workspace_bytes(GemmProblem(m, n, k), GemmConfig()) == expected
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a product on no GPU, whose workspace is 3 x 256 bytes."""
+    from cupy_w4a16 import _device
+
+    for module in (_device, _workspace):
+        monkeypatch.setattr(module, "current_device", lambda: 0)
+    monkeypatch.setattr(_device, "_hopper_devices", {0})
+    return check_gemm(
+        on_gpu((3, 128), "f2", 1 << 40),
+        on_gpu((1, 1, 1024), "i4", 2 << 40),
+        on_gpu((1, 64), "f2", 3 << 40),
+        out=on_gpu((3, 64), "f2", 4 << 40),
+    )
+
+
+def test_workspace_of_the_right_size_passes(arguments: Any) -> None:
+    workspace = on_gpu((768,), "u1", 5 << 40)
+    assert check_workspace(workspace, arguments) is workspace
+
+
+@pytest.mark.parametrize(
+    ("error", "workspace", "message"),
+    [
+        (
+            ValueError,
+            on_gpu((767,), "u1", 5 << 40),
+            r"workspace has 767 bytes, .* says 768 for m = 3 and k = 128",
+        ),
+        (TypeError, on_gpu((768,), "i1", 5 << 40), "workspace is int8"),
+        (TypeError, on_gpu((2, 768), "u1", 5 << 40), r"of shape \(2, 768\)"),
+        (TypeError, on_gpu((768,), "u1", 5 << 40, strides=(2,)), r"strides \(2,\)"),
+        (ValueError, on_gpu((768,), "u1", (5 << 40) + 8), "no multiple of 16"),
+        (ValueError, on_gpu((768,), "u1", 5 << 40, device=1), "workspace is on GPU 1"),
+        (ValueError, on_gpu((768,), "u1", 1 << 40), "workspace overlaps a"),
+        (ValueError, on_gpu((768,), "u1", (4 << 40) - 752), "workspace overlaps out"),
+        (TypeError, np.empty(768, np.uint8), "workspace is a numpy array, but a is a cupy array"),
+        (TypeError, bytearray(768), "workspace is of type bytearray"),
+    ],
+)
+def test_workspace_that_cannot_serve(arguments: Any, error: Any, workspace: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_workspace(workspace, arguments)
+
+
+def test_workspace_on_numpy_is_checked_alike() -> None:
+    problem = make_problem(3, 64, 128)
+    expected = gemm(*problem)
+    np.testing.assert_array_equal(gemm(*problem, workspace=np.empty(768, np.uint8)), expected)
+    with pytest.raises(ValueError, match="workspace has 767 bytes"):
+        gemm(*problem, workspace=np.empty(767, np.uint8))
+
+
+@pytest.mark.gpu
+def test_occupancy_is_what_was_asked_for() -> None:
+    for config in (GemmConfig(64, 128, schedule="pingpong"), GemmConfig(128, 128)):
+        assert occupancy(config) == config.ctas_per_sm
+    assert cupy.cuda.runtime.getDevice() == 0
