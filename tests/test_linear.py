@@ -164,7 +164,8 @@ def test_pickled_and_copied_it_is_the_same(again: Any) -> None:
     assert repr(other) == repr(layer)
     np.testing.assert_array_equal(other(a), layer(a))
     without = again(Linear(layer.b_packed, layer.scales, k=K))
-    assert without(a).dtype == np.float16  # dtype=None stays that of a
+    assert without(a).dtype == np.float16
+    assert without(a, out=np.empty((M, N), np.float32)).dtype == np.float32  # dtype=None stays None
 
 
 def test_pickled_part_goes_without_the_rest() -> None:
