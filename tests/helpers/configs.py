@@ -44,6 +44,18 @@ _OTHERS = [
     GemmConfig(256, 64),
     GemmConfig(256, 128),
     GemmConfig(256, 128, cluster_n=2),
+    *(
+        GemmConfig(
+            n, m, split_k_warpgroups=k, stages=stages, ctas_per_sm=ctas, scale_on="accumulators", family="mma"
+        )
+        for n, m, k, stages, ctas in (
+            (16, 2, 1, 4, 1),
+            (16, 8, 4, 1, 2),
+            (32, 4, 2, 2, 2),
+            (64, 8, 2, 1, 1),
+            (16, 8, 2, 2, 4),
+        )
+    ),
 ]
 
 TABLE = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)
@@ -53,9 +65,10 @@ CONFIGS = tuple(dict.fromkeys((*TABLE, *_OTHERS)))
 @cache
 def paired_kernels() -> tuple[Case, ...]:
     """Cases, without sizes, whose kernels cover every configuration and pairs of what is in their text."""
-    fields = ("tile_n", "tile_m", "schedule", "splits", "cluster_size", "scale_on", "ctas_per_sm")
-    goals = [("config",), *pairs_of(KERNEL_OPTIONS), ("activation", "schedule")]
-    goals += [(field, name) for field in fields for name in ("group_size", "dtype", "zeros", "float32_out")]
+    options = ("group_size", "dtype", "zeros", "float32_out")
+    fields = ("family", "tile_m", "schedule", "splits", "cluster_size", "scale_on", "ctas_per_sm")
+    goals = [("config",), *pairs_of(KERNEL_OPTIONS), ("activation", "family"), ("dtype", "tile_m")]
+    goals += [(field, option) for field in fields if field != "tile_m" for option in options]
 
     def traits(row: Row) -> Row:
         return {field: getattr(row["config"], field) for field in fields}
