@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._config import GemmConfig, GemmProblem, invalid_reason
+from ._config import GemmConfig, GemmProblem
+from ._heuristics import COSTS
+from ._validity import invalid_reason
 
 
 def _launcher_configs() -> list[GemmConfig]:
@@ -28,8 +30,8 @@ def _launcher_configs() -> list[GemmConfig]:
 #: the four with 128 tokens or more, of 2x2 the two with both.
 LAUNCHER_CONFIGS = tuple(_launcher_configs())
 
-#: What the heuristic uses or has tried, beyond those.
-EXTRA_CONFIGS: tuple[GemmConfig, ...] = ()
+#: What the heuristic chooses from, beyond those.
+EXTRA_CONFIGS = tuple(config for config in COSTS if config not in LAUNCHER_CONFIGS)
 
 
 def configs(problem: GemmProblem) -> list[GemmConfig]:

@@ -9,13 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from ._config import (
-    NAMED_CONFIGS,
-    GemmConfig,
-    GemmProblem,
-    resolved_stages,
-    smem_bytes,
-)
+from ._config import NAMED_CONFIGS, GemmConfig, GemmProblem
+from ._validity import resolved_stages, smem_bytes
 
 _TYPES = {
     None: "NoZeros",
@@ -143,13 +138,15 @@ def unit_of(kernels: Iterable[Kernel], name: str | None = None) -> Unit:
     """The translation unit that defines `kernels`."""
     kernels = tuple(kernels)
     headers = sorted({_HEADERS[kernel.config.family] for kernel in kernels})
-    source = "".join(f'#include "{header}"\n' for header in headers) + "".join(kernel.text for kernel in kernels)
+    source = "".join(f'#include "{header}"\n' for header in headers) + "".join(
+        kernel.text for kernel in kernels
+    )
     return Unit(name or kernels[0].name, source, tuple(kernel.name for kernel in kernels))
 
 
 @cache
 def default_units() -> tuple[Unit, ...]:
-    """What import compiles: the two named configurations, float16, symmetric, groups of 128 and 64; four kernels."""
+    """What import compiles, four kernels: the two named configurations for float16, groups of 128 and 64."""
     return tuple(
         unit_of([Kernel(config, group, "float16", None, "float16") for group in (128, 64)], name)
         for name, config in NAMED_CONFIGS.items()

@@ -161,17 +161,16 @@ def finish(launch: Launch, status: int) -> None:
     _driver.check(status, f"launching {launch.kernel.name}")
 
 
-def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> tuple[int, int, int]:
+def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> int:
     """CTAs to launch, in whole clusters: as many as the GPU holds at once, fewer where there are fewer tiles.
 
     With k split, and in the mma family, each tile has a cluster, or a CTA, of its own.
     """
     tiles_n = -(-problem.n // (config.tile_n * config.cluster_n))
     tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
-    if config.family == "mma":
-        return tiles_n, tiles_m, 1
     tiles = tiles_n * tiles_m
-    return (tiles if config.splits > 1 else min(tiles, max_clusters)) * config.cluster_size, 1, 1
+    one_tile_each = config.family == "mma" or config.splits > 1
+    return (tiles if one_tile_each else min(tiles, max_clusters)) * config.cluster_size
 
 
 def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -> _Block:
@@ -189,7 +188,7 @@ def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -
     one_group = problem.group_size < 0
     params.group_shift = _ONE_GROUP_SHIFT if one_group else problem.group_size.bit_length() - 1
     params.alpha = arguments.alpha
-    launch.grid[:] = grid_size(config, problem, kernel.max_clusters)
+    launch.grid[:] = (grid_size(config, problem, kernel.max_clusters), 1, 1)
     launch.block[:] = (kernel.threads, 1, 1)
     launch.smem_bytes = kernel.smem_bytes
     if kernel.cluster_size > 1:

@@ -24,7 +24,8 @@ from types import MappingProxyType
 from typing import Any
 
 from . import _paths
-from ._config import GemmConfig, GemmProblem, invalid_reason
+from ._config import GemmConfig, GemmProblem
+from ._validity import invalid_reason
 
 SCHEMA = 1
 LOCK_TIMEOUT_S = 10.0

@@ -9,12 +9,13 @@ import numpy as np
 
 from ._arrays import as_arrays, share_bytes
 from ._checks import GemmArguments
-from ._config import ITEM_BYTES, GemmConfig, GemmProblem
+from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
 from ._device import check_current_device, current_device
 from ._errors import W4A16Error
 from ._launch import ALIGN_BYTES
 from ._load import is_capturing
+from ._validity import ITEM_BYTES
 
 
 def workspace_bytes(problem: GemmProblem, config: GemmConfig | None = None) -> int:

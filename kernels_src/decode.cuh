@@ -26,7 +26,8 @@ struct MmaAtom<Bfloat16> : cute::SM80_16x8x16_F32BF16BF16F32_TN {};
 template <class Config>
 struct DecodeStorage {
   static constexpr int kWarps = Config::kWarps;
-  static constexpr int kSumPitch = 20;  // floats from one token's sixteen columns to the next's: apart in banks
+  static constexpr int kSumPitch =
+      20;  // floats from one token's sixteen columns to the next's: apart in banks
 
   // Activations of one warp, [block in flight][token][128 k], chunks of 16 bytes swizzled by the token.
   alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
@@ -59,7 +60,8 @@ struct Decode {
   const Params& params;
   Storage& smem;
   const int warp, lane;
-  const int group, quad;  // lane / 4: the pair of columns and the token of B; lane % 4: the pair of k, of tokens
+  const int group,
+      quad;  // lane / 4: the pair of columns and the token of B; lane % 4: the pair of k, of tokens
   const int first_column, first_token;
 
   __device__ __forceinline__ Decode(const Params& params, Storage& smem)
@@ -69,8 +71,8 @@ struct Decode {
         lane(threadIdx.x % 32),
         group(lane / 4),
         quad(lane % 4),
-        first_column(blockIdx.x * kTiles * 16),
-        first_token(blockIdx.y * Config::kTileM) {}
+        first_column(blockIdx.x % tiles_n(params) * kTiles * 16),
+        first_token(blockIdx.x / tiles_n(params) * Config::kTileM) {}
 
   __device__ __forceinline__ void run() {
     const int k_blocks = ceil_div(params.k, kBlockK);
@@ -113,6 +115,10 @@ struct Decode {
   }
 
  private:
+  __device__ __forceinline__ static int tiles_n(const Params& params) {
+    return ceil_div(params.n, kTiles * 16);
+  }
+
   __device__ __forceinline__ void load_weights(Weights& weights, int k_block) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -126,7 +132,8 @@ struct Decode {
     }
   }
 
-  __device__ __forceinline__ void load_group(Weights& weights, int i, int tile, int k_block, int column) const {
+  __device__ __forceinline__ void load_group(Weights& weights, int i, int tile, int k_block,
+                                             int column) const {
     const int64_t row = group_row<Config>(params, k_block, i);
     const auto* scales = static_cast<const uint16_t*>(params.scales) + row * params.scales_stride + column;
     const auto* zeros = static_cast<const ZeroStorage*>(params.zeros) + row * params.zeros_stride + column;
@@ -134,7 +141,8 @@ struct Decode {
     if (params.bulk_groups) {  // rows are aligned and n is even
       weights.scales[i][tile] = left ? __ldg(reinterpret_cast<const uint32_t*>(scales)) : 0;
     } else {
-      weights.scales[i][tile] = (left ? uint32_t(__ldg(scales)) : 0) | (right ? uint32_t(__ldg(scales + 1)) << 16 : 0);
+      weights.scales[i][tile] =
+          (left ? uint32_t(__ldg(scales)) : 0) | (right ? uint32_t(__ldg(scales + 1)) << 16 : 0);
     }
     if constexpr (kHasZeros<Config>) {
       weights.zeros[i][tile][0] = left ? __ldg(zeros) : ZeroStorage(0);
@@ -152,12 +160,14 @@ struct Decode {
       const int token = i + lane / 16;
       const bool exists = first_token + token < params.m && left > 0;
       const uint8_t* source = params.a + int64_t(first_token + token) * params.a_row_bytes + k_bytes;
-      if (token < Config::kTileM) copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left : 0);
+      if (token < Config::kTileM)
+        copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left : 0);
     }
   }
 
   __device__ __forceinline__ uint32_t chunk_address(int slot, int token, int chunk) const {
-    return cute::cast_smem_ptr_to_uint(smem.activations[warp][slot]) + token * kBlockK * 2 + (chunk ^ token % 8) * 16;
+    return cute::cast_smem_ptr_to_uint(smem.activations[warp][slot]) + token * kBlockK * 2 +
+           (chunk ^ token % 8) * 16;
   }
 
   __device__ __forceinline__ void multiply(float (&sums)[kTiles][4], const Weights& weights, int slot) const {
@@ -182,12 +192,17 @@ struct Decode {
           const uint4& words = weights.codes[tile][step / 4];
           const int idx = step % 4;
           uint32_t w[4];
-          dequantize<Element, Zero, false>(idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w, scale,
-                                           w);
-          MmaAtom<Element>::fma(part[0], part[1], part[2], part[3], w[0], w[1], w[2], w[3], activations[step][0],
-                                activations[step][1], part[0], part[1], part[2], part[3]);
+          dequantize<Element, Zero, false>(idx == 0   ? words.x
+                                           : idx == 1 ? words.y
+                                           : idx == 2 ? words.z
+                                                      : words.w,
+                                           scale, w);
+          MmaAtom<Element>::fma(part[0], part[1], part[2], part[3], w[0], w[1], w[2], w[3],
+                                activations[step][0], activations[step][1], part[0], part[1], part[2],
+                                part[3]);
         }
-        const float low = Element::to_float(uint16_t(scale.scale)), high = Element::to_float(uint16_t(scale.scale >> 16));
+        const float low = Element::to_float(uint16_t(scale.scale)),
+                    high = Element::to_float(uint16_t(scale.scale >> 16));
         sums[tile][0] += part[0] * low;
         sums[tile][1] += part[1] * low;
         sums[tile][2] += part[2] * high;
@@ -228,7 +243,8 @@ struct Decode {
 
 template <class Config>
 __device__ __forceinline__ void decode(const Params& params) {
-  static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_config.py counts otherwise");
+  static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes,
+                "cupy_w4a16/_config.py counts otherwise");
   extern __shared__ __align__(128) uint8_t shared[];
   Decode<Config>(params, *reinterpret_cast<DecodeStorage<Config>*>(shared)).run();
 }
@@ -236,7 +252,7 @@ __device__ __forceinline__ void decode(const Params& params) {
 }  // namespace w4a16
 
 #define W4A16_DECODE(name, Config)                                                            \
-  extern "C" __global__ void __launch_bounds__(Config::kWarps * 32, Config::kCtasPerSm)       \
-      name(const __grid_constant__ w4a16::Params params) {                                    \
+  extern "C" __global__ void __launch_bounds__(Config::kWarps * 32, Config::kCtasPerSm) name( \
+      const __grid_constant__ w4a16::Params params) {                                         \
     w4a16::decode<Config>(params);                                                            \
   }

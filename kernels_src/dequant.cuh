@@ -19,7 +19,7 @@ namespace w4a16 {
 // What turns the codes of one group and two neighbouring columns (2g, 2g + 1) into weights.
 template <class Element, class Zero>
 struct GroupScale {
-  uint32_t scale;       // a pair: column 2g in the low half
+  uint32_t scale;          // a pair: column 2g in the low half
   uint32_t minus_zero[2];  // pairs of addends, one per column; see load()
   uint32_t zero_low[2];    // float zeros wider than Element: what their rounding left over
 };
@@ -30,9 +30,9 @@ inline constexpr uint32_t kHalfMagic = 0x64006400;      // 1024 | mantissa
 inline constexpr uint32_t kBfloat16Magic = 0x43004300;  // 128 | mantissa
 inline constexpr uint32_t kMaskLow = 0x003C003C;
 inline constexpr uint32_t kMaskHigh = 0x03C003C0;
-inline constexpr uint32_t kHalfQuarter = 0x34003400;       // 1/4
-inline constexpr uint32_t kHalfSixtyFourth = 0x24002400;   // 1/64
-inline constexpr uint32_t kBfloat16Quarter = 0x3E803E80;   // 1/4
+inline constexpr uint32_t kHalfQuarter = 0x34003400;      // 1/4
+inline constexpr uint32_t kHalfSixtyFourth = 0x24002400;  // 1/64
+inline constexpr uint32_t kBfloat16Quarter = 0x3E803E80;  // 1/4
 inline constexpr uint32_t kHalfMinus256 = 0xDC00DC00;
 inline constexpr uint32_t kHalfMinus16 = 0xCC00CC00;
 inline constexpr uint32_t kBfloat16Minus32 = 0xC200C200;
@@ -50,8 +50,8 @@ __device__ __forceinline__ float zero_value(typename Zero::Storage bits) {
 
 // What columns 2g and 2g + 1 need: their scales as a pair, their zeros as they lie in memory.
 template <class Element, class Zero>
-__device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(uint32_t scales,
-                                                                      const typename Zero::Storage (&zeros)[2]) {
+__device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(
+    uint32_t scales, const typename Zero::Storage (&zeros)[2]) {
   GroupScale<Element, Zero> group;
   group.scale = scales;
   // The magic leaves base + q behind; base differs between the registers of the two columns in float16.
@@ -115,9 +115,11 @@ __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Eleme
     fragment[0] = to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kHalfMagic), group);
     fragment[1] = to_weights<Element, Zero, kScaled, 1>(and_or(word, kMaskHigh, detail::kHalfMagic), group);
     fragment[2] = to_weights<Element, Zero, kScaled, 0>(and_or(rotated, kMaskLow, detail::kHalfMagic), group);
-    fragment[3] = to_weights<Element, Zero, kScaled, 1>(and_or(rotated, kMaskHigh, detail::kHalfMagic), group);
+    fragment[3] =
+        to_weights<Element, Zero, kScaled, 1>(and_or(rotated, kMaskHigh, detail::kHalfMagic), group);
   } else {
-    fragment[0] = to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kBfloat16Magic), group);
+    fragment[0] =
+        to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kBfloat16Magic), group);
     fragment[1] = to_weights<Element, Zero, kScaled, 1>(
         and_or(rotate_right(word, 4), kMaskLow, detail::kBfloat16Magic), group);
     fragment[2] = to_weights<Element, Zero, kScaled, 0>(

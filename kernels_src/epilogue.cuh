@@ -110,7 +110,8 @@ struct Epilogue {
     }
   }
 
-  __device__ __forceinline__ void store_direct(const Block& results, int tile_m, const Finish<Config>& finish) const {
+  __device__ __forceinline__ void store_direct(const Block& results, int tile_m,
+                                               const Finish<Config>& finish) const {
 #pragma unroll
     for (int i = 0; i < kUnits<Config>; ++i) {
       const int unit = first_unit + i;

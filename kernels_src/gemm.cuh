@@ -128,7 +128,8 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
 
 template <class Config>
 __device__ __forceinline__ void gemm(const Params& params) {
-  static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_config.py counts otherwise");
+  static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
+                "cupy_w4a16/_config.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<SharedStorage<Config>*>(shared);
@@ -162,8 +163,8 @@ __device__ __forceinline__ void gemm(const Params& params) {
 }  // namespace w4a16
 
 // One kernel: `name` is what the host looks up. Clusters are an attribute of the launch.
-#define W4A16_GEMM(name, Config)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(w4a16::kThreads<Config>, Config::kCtasPerSm)                                         \
-      name(const __grid_constant__ w4a16::Params params) {                                                          \
-    w4a16::gemm<Config>(params);                                                                                    \
+#define W4A16_GEMM(name, Config)                                                                  \
+  extern "C" __global__ void __launch_bounds__(w4a16::kThreads<Config>, Config::kCtasPerSm) name( \
+      const __grid_constant__ w4a16::Params params) {                                             \
+    w4a16::gemm<Config>(params);                                                                  \
   }

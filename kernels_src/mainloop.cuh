@@ -37,7 +37,8 @@ struct Mainloop {
   static constexpr int kHalfGroups = Config::kGroupSize < 64 ? 64 / Config::kGroupSize : 1;
   static constexpr int kStride = Config::kSplitWarpgroups;  // of the stages that this warpgroup takes
   static constexpr bool kScaleAccumulators = Config::kScaleAccumulators;
-  static_assert(!kScaleAccumulators || (kBatchSteps == kHalfSteps && kHalfGroups == 1), "a batch has one scale");
+  static_assert(!kScaleAccumulators || (kBatchSteps == kHalfSteps && kHalfGroups == 1),
+                "a batch has one scale");
 
   using Accum = Accumulators<Config::kTileM>[kBlocks];
 
@@ -61,7 +62,10 @@ struct Mainloop {
   const int lane;
 
   __device__ __forceinline__ Mainloop(Storage& smem, int first_block)
-      : smem(smem), first_block(first_block), warp(threadIdx.x / 32 % kWarpgroupWarps), lane(threadIdx.x % 32) {}
+      : smem(smem),
+        first_block(first_block),
+        warp(threadIdx.x / 32 % kWarpgroupWarps),
+        lane(threadIdx.x % 32) {}
 
   // accum = weights x activations over every kSplitWarpgroups-th of `k_blocks` stages from `turn` on; leaves `state`
   // behind all of them.
@@ -112,7 +116,8 @@ struct Mainloop {
   }
 
   template <int kBatch>
-  __device__ __forceinline__ void multiply_batch(Accum& accum, Registers& registers, const Stage& stage) const {
+  __device__ __forceinline__ void multiply_batch(Accum& accum, Registers& registers,
+                                                 const Stage& stage) const {
     constexpr int kStep = kBatch * kBatchSteps;
     issue<kBatch>(accum, registers, stage.state.stage_idx);
     if constexpr (kStep == 0 && kBatchSteps < kHalfSteps) load_half<1>(registers, stage.state.stage_idx);
@@ -131,7 +136,8 @@ struct Mainloop {
       add_scaled(accum, registers);
       if constexpr (kBatch == kBatches - 1) release(stage.state.stage_idx);
     } else {
-      cute::warpgroup_wait<1>();  // the batch before is done: its fragments, and before step 0 its stage, are free
+      cute::warpgroup_wait<
+          1>();  // the batch before is done: its fragments, and before step 0 its stage, are free
       if constexpr (kStep == 0) {
         if (stage.has_previous) release(stage.previous);
       }
@@ -187,7 +193,8 @@ struct Mainloop {
             zeros[1] = smem.zeros[stage_idx][kFirst + group][tile_column + 1];
           }
           half.groups[group][block] = make_group_scale<Element, Zero>(
-              *reinterpret_cast<const uint32_t*>(&smem.scales[stage_idx][kFirst + group][tile_column]), zeros);
+              *reinterpret_cast<const uint32_t*>(&smem.scales[stage_idx][kFirst + group][tile_column]),
+              zeros);
         }
       }
     }
@@ -203,9 +210,13 @@ struct Mainloop {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
         const uint4& words = half.words[block];
-        const uint32_t word = word_idx == 0 ? words.x : word_idx == 1 ? words.y : word_idx == 2 ? words.z : words.w;
-        dequantize<Element, Zero, !kScaleAccumulators>(word, half.groups[word_idx * kHalfGroups / kHalfSteps][block],
-                                                       registers.fragments[kBatch % 2][i][block]);
+        const uint32_t word = word_idx == 0   ? words.x
+                              : word_idx == 1 ? words.y
+                              : word_idx == 2 ? words.z
+                                              : words.w;
+        dequantize<Element, Zero, !kScaleAccumulators>(
+            word, half.groups[word_idx * kHalfGroups / kHalfSteps][block],
+            registers.fragments[kBatch % 2][i][block]);
       }
     }
   }

@@ -8,10 +8,10 @@
 
 namespace w4a16 {
 
-inline constexpr int kBlockN = 64;            // columns of one packed block: one wgmma's m64
-inline constexpr int kBlockK = 128;           // k of one packed block, and of one pipeline stage
-inline constexpr int kBlockBytes = 4096;      // its codes
-inline constexpr int kSwizzleBytes = 128;     // one row of a 128-byte swizzled shared-memory tile
+inline constexpr int kBlockN = 64;         // columns of one packed block: one wgmma's m64
+inline constexpr int kBlockK = 128;        // k of one packed block, and of one pipeline stage
+inline constexpr int kBlockBytes = 4096;   // its codes
+inline constexpr int kSwizzleBytes = 128;  // one row of a 128-byte swizzled shared-memory tile
 inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kWarpgroupWarps = 4;
 
@@ -30,18 +30,18 @@ struct alignas(64) Params {
   const void* bias;         // (n) or null
   void* out;                // (m, n)
   int64_t a_row_bytes;
-  int64_t b_row_bytes;      // from one row of blocks to the next
-  int64_t scales_stride;    // elements from one group to the next
+  int64_t b_row_bytes;    // from one row of blocks to the next
+  int64_t scales_stride;  // elements from one group to the next
   int64_t zeros_stride;
-  int64_t out_stride;       // elements from one token to the next
+  int64_t out_stride;  // elements from one token to the next
   int32_t m;
   int32_t n;
   int32_t k;
   int32_t num_groups;
-  int32_t group_shift;      // group of k: k >> group_shift, for groups of 128 and more
+  int32_t group_shift;  // group of k: k >> group_shift, for groups of 128 and more
   float alpha;
-  int32_t bulk_groups;      // scales and zeros are aligned for bulk copies
-  int32_t out_aligned;      // out and its rows are multiples of 16 bytes apart
+  int32_t bulk_groups;  // scales and zeros are aligned for bulk copies
+  int32_t out_aligned;  // out and its rows are multiples of 16 bytes apart
 };
 
 // Groups of scales that one stage brings, and the k each covers inside the stage.
@@ -53,7 +53,8 @@ inline constexpr bool kHasZeros = !kSame<typename Config::Zero, NoZeros>;
 
 // Pingpong's two warpgroups take turns at whole tiles; otherwise warpgroups halve the tile, and may also share its k.
 template <class Config>
-inline constexpr int kConsumerWarpgroups = Config::kPingpong ? 2 : Config::kWarpgroupsN* Config::kSplitWarpgroups;
+inline constexpr int kConsumerWarpgroups =
+    Config::kPingpong ? 2 : Config::kWarpgroupsN * Config::kSplitWarpgroups;
 
 // Warpgroups that read one stage.
 template <class Config>
@@ -87,8 +88,8 @@ inline constexpr int kResultTokens = kUnits<Config> * 4;
 
 // What the other contributors leave for one warpgroup to add up.
 template <class Config>
-inline constexpr int kPartialBytes =
-    (kSplits<Config> - 1) * kWarpgroupBlocks<Config> * kUnits<Config> * 2 * int(sizeof(float)) * kWarpgroupThreads;
+inline constexpr int kPartialBytes = (kSplits<Config> - 1) * kWarpgroupBlocks<Config> * kUnits<Config> * 2 *
+                                     int(sizeof(float)) * kWarpgroupThreads;
 
 // Results go through staging buffers and TMA, or straight from registers where there are few.
 template <class Config>
@@ -112,11 +113,12 @@ struct SharedStorage {
   // Activations, [half of k][token][64 k], 128-byte swizzle: the B operand of wgmma.
   alignas(1024) uint8_t activations[Config::kStages][2][Config::kTileM * kSwizzleBytes];
   // Results on their way out, [warpgroup][buffer][slab][token][128 bytes], 128-byte swizzle.
-  alignas(1024) uint8_t results[kStaged<Config> ? kConsumerWarpgroups<Config> : 1]
-                               [kStaged<Config> ? Config::kStoreBuffers : 1][kBlockSlabs<Config>]
-                               [kStaged<Config> ? kSlabBytes<Config> : 16];
+  alignas(1024) uint8_t
+      results[kStaged<Config> ? kConsumerWarpgroups<Config> : 1][kStaged<Config> ? Config::kStoreBuffers : 1]
+             [kBlockSlabs<Config>][kStaged<Config> ? kSlabBytes<Config> : 16];
   // Partial sums from the other contributors along k, [warpgroup][contributor][unit pair][thread].
-  alignas(128) uint8_t partials[kConsumerWarpgroups<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
+  alignas(
+      128) uint8_t partials[kConsumerWarpgroups<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
   // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
   alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
   // Scales and zeros, [group][column].

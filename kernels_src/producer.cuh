@@ -25,8 +25,12 @@ struct Producer {
 
   // Where one tile holds all tokens, weights are read once and activations by every tile: L2 should keep the latter.
   __device__ __forceinline__ bool single_pass() const { return params.m <= Config::kTileM; }
-  __device__ __forceinline__ uint64_t weight_policy() const { return single_pass() ? kEvictFirst : kEvictNormal; }
-  __device__ __forceinline__ uint64_t activation_policy() const { return single_pass() ? kEvictLast : kEvictNormal; }
+  __device__ __forceinline__ uint64_t weight_policy() const {
+    return single_pass() ? kEvictFirst : kEvictNormal;
+  }
+  __device__ __forceinline__ uint64_t activation_policy() const {
+    return single_pass() ? kEvictLast : kEvictNormal;
+  }
 
   // Columns of the tile that exist.
   __device__ __forceinline__ int columns(const Tile& tile) const {
@@ -35,21 +39,23 @@ struct Producer {
 
   // One thread.
   __device__ __forceinline__ void run_weights() const {
-    for_each_stage([&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
-      Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(tile));
-      load_codes(scheduler, tile, k_block, stage_idx);
-      if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
-    });
+    for_each_stage(
+        [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
+          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(tile));
+          load_codes(scheduler, tile, k_block, stage_idx);
+          if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
+        });
   }
 
   // One thread.
   __device__ __forceinline__ void run_activations() const {
     cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&params.a_map));
     wait_for_dependencies();
-    for_each_stage([&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
-      Barrier::arrive_and_expect_tx(&smem.full[stage_idx], kActivationBytes);
-      load_activations(scheduler, tile, k_block, stage_idx);
-    });
+    for_each_stage(
+        [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
+          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], kActivationBytes);
+          load_activations(scheduler, tile, k_block, stage_idx);
+        });
   }
 
   // One warp.
@@ -60,10 +66,12 @@ struct Producer {
       for (int group = 0; group < kGroups; ++group) {
         const int64_t row = group_row<Config>(params, k_block, group);
         copy_row(smem.scales[stage_idx][group],
-                 static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, columns(tile), lane);
+                 static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n,
+                 columns(tile), lane);
         if constexpr (kHasZeros<Config>) {
           copy_row(smem.zeros[stage_idx][group],
-                   static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile), lane);
+                   static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile),
+                   lane);
         }
       }
       __syncwarp();
@@ -111,8 +119,8 @@ struct Producer {
   }
 
   // CTAs of the cluster along m share the codes: each brings a part of every block to all of them.
-  __device__ __forceinline__ void load_codes(const TileScheduler<Config>& scheduler, const Tile& tile, int k_block,
-                                             uint32_t stage_idx) const {
+  __device__ __forceinline__ void load_codes(const TileScheduler<Config>& scheduler, const Tile& tile,
+                                             int k_block, uint32_t stage_idx) const {
     constexpr uint32_t kPart = kBlockBytes / Config::kClusterM;
     const uint8_t* source = params.b_packed + int64_t(tile.n / kBlockN) * params.b_row_bytes +
                             int64_t(k_block) * kBlockBytes + scheduler.rank_m * kPart;
@@ -125,7 +133,8 @@ struct Producer {
       } else {
         uint16_t mask = 0;
 #pragma unroll
-        for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << rank(scheduler.rank_n, peer, scheduler);
+        for (int peer = 0; peer < Config::kClusterM; ++peer)
+          mask |= 1u << rank(scheduler.rank_n, peer, scheduler);
         bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, weight_policy());
       }
       source += params.b_row_bytes;
@@ -139,12 +148,12 @@ struct Producer {
     for (int group = 0; group < kGroups; ++group) {
       int64_t row = group_row<Config>(params, k_block, group);
       bulk_load(smem.scales[stage_idx][group],
-                static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n, count * sizeof(Scale),
-                &smem.full[stage_idx], weight_policy());
+                static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n,
+                count * sizeof(Scale), &smem.full[stage_idx], weight_policy());
       if constexpr (kHasZeros<Config>) {
         bulk_load(smem.zeros[stage_idx][group],
-                  static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, count * sizeof(Zero),
-                  &smem.full[stage_idx], weight_policy());
+                  static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n,
+                  count * sizeof(Zero), &smem.full[stage_idx], weight_policy());
       }
     }
   }
@@ -159,11 +168,12 @@ struct Producer {
       uint8_t* target = smem.activations[stage_idx][half] + scheduler.rank_n * kTokens * kSwizzleBytes;
       const int k = k_block * kBlockK + half * (kBlockK / 2);
       if constexpr (Config::kClusterN == 1) {
-        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], activation_policy(), target, k, token);
+        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], activation_policy(), target, k,
+                                     token);
       } else {
         uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m, scheduler);
-        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask, activation_policy(), target, k,
-                                               token);
+        cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask,
+                                               activation_policy(), target, k, token);
       }
     }
   }

@@ -20,12 +20,8 @@ __device__ __forceinline__ uint32_t rotate_right(uint32_t word, uint32_t bits) {
 }
 
 // Both halves of the result are the low (high) half of `pair`. ptxas folds these into operand selectors.
-__device__ __forceinline__ uint32_t broadcast_low(uint32_t pair) {
-  return __byte_perm(pair, 0, 0x1010);
-}
-__device__ __forceinline__ uint32_t broadcast_high(uint32_t pair) {
-  return __byte_perm(pair, 0, 0x3232);
-}
+__device__ __forceinline__ uint32_t broadcast_low(uint32_t pair) { return __byte_perm(pair, 0, 0x1010); }
+__device__ __forceinline__ uint32_t broadcast_high(uint32_t pair) { return __byte_perm(pair, 0, 0x3232); }
 
 // How long L2 should keep what a copy brings.
 inline constexpr uint64_t kEvictFirst = uint64_t(cute::TMA::CacheHintSm90::EVICT_FIRST);
@@ -36,22 +32,23 @@ inline constexpr uint64_t kEvictLast = uint64_t(cute::TMA::CacheHintSm90::EVICT_
 __device__ __forceinline__ void bulk_load(void* smem, const void* gmem, uint32_t bytes, uint64_t* barrier,
                                           uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], %4;"
       :
-      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(barrier)),
-        "l"(policy)
+      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes),
+        "r"(cute::cast_smem_ptr_to_uint(barrier)), "l"(policy)
       : "memory");
 }
 
 // The same, written to the same offset in every CTA of the cluster named by `mask`.
-__device__ __forceinline__ void bulk_load_multicast(void* smem, const void* gmem, uint32_t bytes, uint64_t* barrier,
-                                                    uint16_t mask, uint64_t policy) {
+__device__ __forceinline__ void bulk_load_multicast(void* smem, const void* gmem, uint32_t bytes,
+                                                    uint64_t* barrier, uint16_t mask, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
       "[%0], [%1], %2, [%3], %4, %5;"
       :
-      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(barrier)),
-        "h"(mask), "l"(policy)
+      : "r"(cute::cast_smem_ptr_to_uint(smem)), "l"(gmem), "r"(bytes),
+        "r"(cute::cast_smem_ptr_to_uint(barrier)), "h"(mask), "l"(policy)
       : "memory");
 }
 
@@ -90,7 +87,10 @@ __device__ __forceinline__ uint4 load_once(const void* gmem) {
 
 // Sixteen bytes to shared memory, of which the first `bytes` come from memory and the rest are zero.
 __device__ __forceinline__ void copy_async(uint32_t smem, const void* gmem, uint32_t bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(smem), "l"(gmem), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(smem), "l"(gmem), "r"(bytes)
+               : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
@@ -99,7 +99,8 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ __forceinline__ void load_matrices(uint32_t smem, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
+__device__ __forceinline__ void load_matrices(uint32_t smem, uint32_t& a, uint32_t& b, uint32_t& c,
+                                              uint32_t& d) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
                : "r"(smem)

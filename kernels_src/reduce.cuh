@@ -60,7 +60,8 @@ struct Reduction {
         }
       }
     } else {
-      if constexpr (Config::kSplitCluster > 1) cute::cluster_wait();  // the peers have started and set up their barriers
+      if constexpr (Config::kSplitCluster > 1)
+        cute::cluster_wait();  // the peers have started and set up their barriers
       push(accum);
       Barrier::wait(&smem.reduced[warpgroup], 0);
       add(accum, share);
@@ -79,8 +80,9 @@ struct Reduction {
       const int slot = contributor - (contributor > owner);
       uint32_t target = partials + owner_warpgroup * kPartialBytes<Config> + push_offset(slot, 0);
       uint32_t barrier = reduced + owner_warpgroup * sizeof(uint64_t);
-      const uint32_t rank = owner / Config::kSplitWarpgroups * kSharers<Config> +
-                            (Config::kSplitCluster > 1 ? cute::block_rank_in_cluster() % kSharers<Config> : 0);
+      const uint32_t rank =
+          owner / Config::kSplitWarpgroups * kSharers<Config> +
+          (Config::kSplitCluster > 1 ? cute::block_rank_in_cluster() % kSharers<Config> : 0);
       if constexpr (kRemote) {
         target = cute::set_block_rank(target, rank);
         barrier = cute::set_block_rank(barrier, rank);
@@ -133,9 +135,11 @@ struct Reduction {
 #pragma unroll
         for (int unit = 0; unit < kShare; ++unit) {
           const int i = (block * kShare + unit) / (kWide ? 2 : 1);
-          const float2* pushed = reinterpret_cast<const float2*>(partials + push_offset(slot, i)) + (kWide ? unit % 2 : 0);
+          const float2* pushed =
+              reinterpret_cast<const float2*>(partials + push_offset(slot, i)) + (kWide ? unit % 2 : 0);
           // `from * kShare` is a constant, so the registers of `accum` stay registers.
-          float2 pair = make_float2(low(accum[block], from * kShare + unit), high(accum[block], from * kShare + unit));
+          float2 pair =
+              make_float2(low(accum[block], from * kShare + unit), high(accum[block], from * kShare + unit));
           if (from != contributor) pair = *pushed;
           share[block].low[unit] += pair.x;
           share[block].high[unit] += pair.y;

@@ -57,7 +57,8 @@ struct TileScheduler {
 
  private:
   __device__ __forceinline__ static int share(int k_blocks, int rank) {
-    return Config::kSplitCluster == 1 ? k_blocks * rank : int(int64_t(k_blocks) * rank / Config::kSplitCluster);
+    return Config::kSplitCluster == 1 ? k_blocks * rank
+                                      : int(int64_t(k_blocks) * rank / Config::kSplitCluster);
   }
 };
 

@@ -11,14 +11,14 @@ namespace w4a16 {
 template <class Element, int kTokens>
 struct WgmmaAtom;
 
-#define W4A16_WGMMA_ATOM(kTokens)                                                                                    \
-  template <>                                                                                                        \
-  struct WgmmaAtom<Half, kTokens>                                                                                    \
-      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32F16F16_RS<cute::SM90::GMMA::Major::K, cute::SM90::GMMA::Major::K> \
-  {};                                                                                                                \
-  template <>                                                                                                        \
-  struct WgmmaAtom<Bfloat16, kTokens>                                                                                \
-      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,                           \
+#define W4A16_WGMMA_ATOM(kTokens)                                                            \
+  template <>                                                                                \
+  struct WgmmaAtom<Half, kTokens>                                                            \
+      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32F16F16_RS<cute::SM90::GMMA::Major::K,     \
+                                                             cute::SM90::GMMA::Major::K> {}; \
+  template <>                                                                                \
+  struct WgmmaAtom<Bfloat16, kTokens>                                                        \
+      : cute::SM90::GMMA::MMA_64x##kTokens##x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,   \
                                                                cute::SM90::GMMA::Major::K> {};
 W4A16_WGMMA_ATOM(8)
 W4A16_WGMMA_ATOM(16)
@@ -50,10 +50,11 @@ struct Wgmma {
  private:
   template <size_t... I>
   __device__ __forceinline__ static void expand(Accumulators<kTokens>& accum, const Fragment& weights,
-                                                uint64_t activations, bool add, cuda::std::index_sequence<I...>) {
+                                                uint64_t activations, bool add,
+                                                cuda::std::index_sequence<I...>) {
     using cute::SM90::GMMA::ScaleOut;
-    WgmmaAtom<Element, kTokens>::fma(weights[0], weights[1], weights[2], weights[3], activations, accum.value[I]...,
-                                     add ? ScaleOut::One : ScaleOut::Zero);
+    WgmmaAtom<Element, kTokens>::fma(weights[0], weights[1], weights[2], weights[3], activations,
+                                     accum.value[I]..., add ? ScaleOut::One : ScaleOut::Zero);
   }
 };
 

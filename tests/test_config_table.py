@@ -11,8 +11,8 @@ from helpers.fake_driver import on_gpu
 
 from cupy_w4a16 import GemmConfig, GemmProblem, _workspace, configs, gemm, occupancy, workspace_bytes
 from cupy_w4a16._checks import check_gemm
-from cupy_w4a16._config import invalid_reason
 from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS, check_config
+from cupy_w4a16._validity import invalid_reason
 from cupy_w4a16._workspace import check_workspace
 from cupy_w4a16.testing import make_problem
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .._config import GemmConfig, GemmProblem, invalid_reason
+from .._config import GemmConfig, GemmProblem
+from .._validity import invalid_reason
 from . import BenchError, HangError
 from .arguments import CHAIN_TOKENS, problems_of
 from .shapes import MODELS, parse_tokens

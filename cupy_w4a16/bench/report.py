@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .._config import ITEM_BYTES, GemmConfig, GemmProblem
+from .._config import GemmConfig, GemmProblem
+from .._validity import ITEM_BYTES
 from . import BenchError
 from .floor import Floor
 from .shapes import geometric_mean

@@ -14,7 +14,8 @@ from typing import Any
 import cupy
 
 from .._choice import config_for
-from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem, is_valid
+from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
+from .._validity import is_valid
 from .._config_table import configs
 from .._gemm import gemm
 from ..linear import Linear
