@@ -71,7 +71,8 @@ def test_every_field_says_what_the_arrays_are(driver: FakeDriver) -> None:
     out = on_gpu((3, 5, N), "f4", OUT, strides=(5 * (4 * N + 16), 4 * N + 16, 4))
     Stream.ptr = 0x51
     bias = on_gpu((N,), "f2", BIAS)
-    gemm(a, b_packed, scales, zeros, GROUP, bias=bias, alpha=0.25, activation="silu", out=out)
+    options = {"bias": bias, "alpha": 0.25, "activation": "silu", "config": GemmConfig(128, 64)}
+    gemm(a, b_packed, scales, zeros, GROUP, out=out, **options)
     launched = driver.last
     params = launched.params
     places = {name: params[name] for name in ("a", "b_packed", "scales", "zeros", "bias", "out")}
@@ -163,7 +164,7 @@ def test_launch_without_clusters_has_no_attributes(driver: FakeDriver) -> None:
     ],
 )
 def test_grid_size(config: GemmConfig, max_clusters: int, expected: int) -> None:
-    assert grid_size(config, GemmProblem(4096, 8192, 4096), max_clusters) == (expected, 1, 1)
+    assert grid_size(config, GemmProblem(4096, 8192, 4096), max_clusters) == expected
 
 
 # ------------------------------------------------------------------------------------ what is remembered
@@ -370,7 +371,7 @@ def test_drivers_error_names_the_kernel(driver: FakeDriver) -> None:
     driver.statuses = [700]
     kernel = re.escape(NAMED_CONFIGS["w4a16_sm90_gemm_64"].name)
     with pytest.raises(W4A16Error, match=rf"launching {kernel}\w*: a planted error \(error 700\)"):
-        gemm(**arrays())
+        gemm(**arrays(), config=NAMED_CONFIGS["w4a16_sm90_gemm_64"])
     gemm(**arrays())
     assert len(driver.launches) == 1
 

@@ -438,7 +438,10 @@ def test_threads_share_a_linear(driver: FakeDriver) -> None:
         thread.join()
     assert not failed
     assert len(driver.launches) == 800
-    assert all(each.params["a_map"][3] == each.params["m"] for each in driver.launches)
+    # The mma family has no tensor maps.
+    with_maps = [each.params for each in driver.launches if any(each.params["a_map"])]
+    assert len(with_maps) > 600
+    assert all(params["a_map"][3] == params["m"] for params in with_maps)
 
 
 # ------------------------------------------------------------------------------------ on a GPU

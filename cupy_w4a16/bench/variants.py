@@ -15,9 +15,9 @@ import cupy
 
 from .._choice import config_for
 from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
-from .._validity import is_valid
 from .._config_table import configs
 from .._gemm import gemm
+from .._validity import is_valid
 from ..linear import Linear
 from . import BenchError
 from .cublas import Blas
