@@ -16,11 +16,16 @@ from helpers.configs import CONFIGS, KERNEL_OPTIONS, TABLE, paired_kernels
 from helpers.machine_code import machine_code
 
 from cupy_w4a16 import GemmConfig, _cache, _compiler, compile_kernels
-from cupy_w4a16._kernels import Unit, default_units, unit_for, unit_of
+from cupy_w4a16._kernels import Kernel, Unit, default_units, unit_of
 
-CHECKED = {
-    unit.name: unit for unit in (*default_units(), *(unit_for(case.kernel) for case in paired_kernels()))
-}
+PAIRED = paired_kernels(every_config=True)
+
+
+def together(kernels: Iterable[Kernel]) -> list[Unit]:
+    """Units of several kernels each, which share the reading of the headers."""
+    ordered = sorted(kernels, key=lambda kernel: kernel.config.family)
+    return [unit_of(ordered[i : i + 8]) for i in range(0, len(ordered), 8)]
+
 
 # More live values than registers, and an array that is indexed at run time.
 LOCAL = """
@@ -70,7 +75,7 @@ def assert_without_faults(units: Iterable[Unit]) -> None:
 
 
 def test_consumers_multiply_on_tensor_cores_and_use_no_local_memory() -> None:
-    assert_without_faults(CHECKED.values())
+    assert_without_faults([*default_units(), *together({case.kernel: None for case in PAIRED})])
 
 
 @pytest.mark.parametrize("unit", default_units(), ids=lambda unit: unit.name)
@@ -92,15 +97,11 @@ def test_code_is_told_apart_by_who_runs_it(unit: Unit) -> None:
         assert not code.producer["HGMMA"]
 
 
-def test_every_default_kernel_config_and_pair_of_options_is_looked_at() -> None:
-    cases = paired_kernels()
-    assert {kernel for unit in default_units() for kernel in unit.kernels} <= {
-        kernel for unit in CHECKED.values() for kernel in unit.kernels
-    }
-    assert {case.config for case in cases} == set(CONFIGS) >= set(TABLE)
+def test_every_config_and_pair_of_options_is_looked_at() -> None:
+    assert {case.config for case in PAIRED} == set(CONFIGS) >= set(TABLE)
     for (one, its), (other, others) in product(KERNEL_OPTIONS.items(), repeat=2):
         if one < other:
-            seen = {(getattr(case, one), getattr(case, other)) for case in cases}
+            seen = {(getattr(case, one), getattr(case, other)) for case in PAIRED}
             assert seen == set(product(its, others)), (one, other)
 
 
@@ -109,8 +110,7 @@ def test_every_default_kernel_config_and_pair_of_options_is_looked_at() -> None:
 def test_all_options_of_every_config(config: GemmConfig) -> None:
     rows = (dict(zip(KERNEL_OPTIONS, values, strict=True)) for values in product(*KERNEL_OPTIONS.values()))
     kernels = [case.kernel for case in valid(Case(1, 1, 1, config=config, **row) for row in rows)]
-    # Several kernels in one unit share the reading of the headers.
-    assert_without_faults(unit_of(kernels[i : i + 10]) for i in range(0, len(kernels), 10))
+    assert_without_faults(together(kernels))
 
 
 # --- the oldest NVRTC ---

@@ -7,8 +7,8 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from helpers.cases import DTYPES, Case, valid, wide_scales
-from helpers.configs import CONFIGS, KERNEL_OPTIONS, paired_kernels
+from helpers.cases import DTYPES, ZEROS, Case, valid, wide_scales
+from helpers.configs import CONFIGS, KERNEL_OPTIONS
 from helpers.covering import covering, pairs_of
 from helpers.gpu import Placed, multiply, poisoned
 
@@ -30,9 +30,13 @@ KINDS: tuple[dict[str, Any], ...] = (
 
 
 def identity_cases() -> list[Case]:
+    weights = {"group_size": (32, 64, 128, 256, -1), "dtype": DTYPES, "zeros": ZEROS}
+    families = [*pairs_of(weights), *(("family", name) for name in weights)]
+    spread = covering(
+        {"config": CONFIGS} | weights, families, traits=lambda row: {"family": row["config"].family}
+    )
     rows = [{"config": config} | kind for config in CONFIGS for kind in KINDS]
-    names = ("config", "group_size", "dtype", "zeros")
-    rows += [{name: getattr(case, name) for name in names} for case in paired_kernels()]
+    rows += [row for row in spread if row not in rows]
     # 336 columns: bulk copies serve all dtypes of zeros; 328: not uint8; 331: no bulk copy, no TMA store.
     return valid(Case(416, (336, 328, 331)[i % 3], 416, seed=i, **row) for i, row in enumerate(rows))
 
