@@ -97,25 +97,25 @@ def _gpu_view(name: str, x: Any) -> Any:
         except Exception as error:
             reasons.append(error)
     try:
-        view = cupy.asarray(_InterfaceOnly(x))
+        # The interface has no name for bfloat16: PyTorch writes "two opaque bytes", which CuPy can't view.
+        is_bfloat16 = "bfloat16" in str(getattr(x, "dtype", ""))
+        view = cupy.asarray(_InterfaceOnly(x, "<u2" if is_bfloat16 else None))
     except Exception as error:
         reason = [*reasons, error][0]
         raise TypeError(
             f"{name} is a {type_name(x)} that can't be read as a GPU array without a copy ({reason}): pass a "
             f"plain GPU array (for a PyTorch tensor that requires gradients, {name}.detach())"
         ) from reason
-    # The interface has no name for bfloat16: PyTorch writes "two opaque bytes".
-    if view.dtype.kind == "V" and "bfloat16" in str(getattr(x, "dtype", "")):
-        return view.view(BFLOAT16)
-    return view
+    return view.view(BFLOAT16) if is_bfloat16 else view
 
 
 class _InterfaceOnly:
     """Shows CuPy nothing of an array but its CUDA array interface, and keeps the array alive."""
 
-    def __init__(self, owner: Any) -> None:
+    def __init__(self, owner: Any, typestr: str | None = None) -> None:
         self._owner = owner
-        self.__cuda_array_interface__ = owner.__cuda_array_interface__
+        interface = owner.__cuda_array_interface__
+        self.__cuda_array_interface__ = {**interface, "typestr": typestr} if typestr else interface
 
 
 def row_bytes_of(shape: Sequence[int], strides: Sequence[int]) -> int | None:

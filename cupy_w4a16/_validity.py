@@ -144,7 +144,8 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     # A tile's codes, scales and zeros in flight, its sums and weights; the rest is activations and addresses.
     tiles, stages = config.tile_n // 16, config.stages or 1
     in_flight = 8 + stage_groups(problem) * (3 if problem.zeros else 1)
-    needed, had = tiles * stages * in_flight + 6 * tiles + 40, min(65_536 // threads, 255)
+    subtracting = 12 * (tiles - 1) if problem.zeros else 0
+    needed, had = tiles * stages * in_flight + 6 * tiles + 40 + subtracting, min(65_536 // threads, 255)
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
     smem, limit = _mma_smem_bytes(config), smem_limit(config)

@@ -41,7 +41,7 @@ struct alignas(64) Params {
   int32_t group_shift;  // group of k: k >> group_shift, for groups of 128 and more
   float alpha;
   int32_t bulk_groups;  // scales and zeros are aligned for bulk copies
-  int32_t out_aligned;  // out and its rows are multiples of 16 bytes apart
+  int32_t out_aligned;  // out and its rows begin and end at multiples of 16 bytes
 };
 
 // Groups of scales that one stage brings, and the k each covers inside the stage.

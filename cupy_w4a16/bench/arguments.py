@@ -46,8 +46,8 @@ def add_bench(commands: Any) -> None:
         "(default: linear)",
     )  # fmt: skip
     what.add_argument(
-        "--peers", nargs="*", choices=("cublas", "cublas-nk", "matmul", "humming"), metavar="PEER",
-        help="compare with cublas, cublas-nk (weights stored (n, k)), matmul (cupy.matmul), humming "
+        "--peers", nargs="*", choices=("cublas", "cublas-nk", "humming"), metavar="PEER",
+        help="compare with cublas, cublas-nk (weights stored (n, k)), humming "
         "(default: cublas, and humming where it is installed)",
     )  # fmt: skip
     how = bench.add_argument_group("how")

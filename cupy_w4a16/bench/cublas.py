@@ -1,7 +1,7 @@
 """cuBLAS as the one to beat: half precision, float32 accumulation, and a workspace of its own.
 
-`cupy.matmul` calls the same `cublasGemmEx`, but without a workspace of the caller's, and then cuBLAS may put
-nodes that allocate and free memory into a captured graph
+`cupy.matmul` calls the same `cublasGemmEx`, but CuPy refuses it while a graph is captured, and without a
+workspace of the caller's cuBLAS may put nodes that allocate and free memory into the graph
 (https://docs.nvidia.com/cuda/cublas/#cuda-graphs-support). That would be timed as cuBLAS's.
 """
 
@@ -14,9 +14,8 @@ from typing import Any
 
 from . import BenchError
 
-WORKSPACE_BYTES = (
-    32 << 20
-)  # what NVIDIA recommends for Hopper: https://docs.nvidia.com/cuda/cublas/#cublassetworkspace
+# What NVIDIA recommends for Hopper: https://docs.nvidia.com/cuda/cublas/#cublassetworkspace
+WORKSPACE_BYTES = 32 << 20
 
 _NO_TRANSPOSE, _TRANSPOSE = 0, 1  # cublasOperation_t
 _DATA_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0}  # cudaDataType_t

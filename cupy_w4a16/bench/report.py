@@ -59,7 +59,7 @@ class Row:
         cuBLAS is the faster of the layouts that were timed.
         """
         m, n, k = problem.m, problem.n, problem.k
-        cublas = [peers_us[peer] for peer in ("cublas", "cublas-nk", "matmul") if peer in peers_us]
+        cublas = [peers_us[peer] for peer in ("cublas", "cublas-nk") if peer in peers_us]
         cublas_us = min(cublas, default=NAN)
         moved = set_bytes + 2 * m * k + ITEM_BYTES[problem.out_dtype] * m * n
         floor_us = floor.us(m, n, k)

@@ -94,15 +94,6 @@ def cublas_variant(transposed: bool = False) -> Variant:
     return Variant("cublas-nk" if transposed else "cublas", prepare, is_peer=True)
 
 
-def matmul_variant() -> Variant:
-    """`cupy.matmul(a, w, out=)` itself."""
-
-    def prepare(point: Point) -> list[Call]:
-        return [partial(cupy.matmul, point.a, w, out=point.out) for w in point.weights.plain()]
-
-    return Variant("matmul", prepare, is_peer=True)
-
-
 def humming_variant() -> Variant:
     """Humming's int4 layer on the same codes and scales."""
     from .humming import prepare
@@ -113,7 +104,6 @@ def humming_variant() -> Variant:
 PEERS: dict[str, Callable[[], Variant]] = {
     "cublas": cublas_variant,
     "cublas-nk": partial(cublas_variant, True),
-    "matmul": matmul_variant,
     "humming": humming_variant,
 }
 
