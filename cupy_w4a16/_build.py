@@ -32,7 +32,8 @@ def compile_kernels(
 
     No GPU is needed, so a container image can be built with its cache filled. With `progress` None a bar on a
     terminal, or elsewhere one line on stderr, appears after a second; True shows it at once, False never.
-    `workers` processes share the work (None: two), no more than there are CPUs.
+    `workers` processes share the work (None: two), no more than there are CPUs. `units` is for our own tools;
+    None means the default set, four kernels in two units. Other kernels compile at their first use.
     Raises `CompileError` when a unit does not compile, after the others have been compiled.
 
     >>> import cupy_w4a16

@@ -88,7 +88,8 @@ def writable_folder() -> Path:
 def clear_cache() -> int:
     """Remove every compiled kernel from the cache folder and say how many units that were.
 
-    Nothing else in the folder is touched, and the kernels a process has loaded stay usable.
+    Nothing else in the folder is touched, the tuning file neither, and the kernels a process has loaded stay
+    usable.
 
     >>> import os, tempfile, unittest.mock, cupy_w4a16
     >>> empty = {"CUPY_W4A16_CACHE_DIR": tempfile.mkdtemp()}  # not the one we work with

@@ -12,8 +12,9 @@ FEW_TOKENS = 64  # up to here steps are taken in batches, and sums may be scaled
 class GemmProblem:
     """One product `c (m, n) = a (m, k) @ w (k, n)`: its sizes, and the dtypes by name.
 
-    `group_size` is -1 (one group of all k) or a power of two from 32; `dtype` is that of `a`, "float16" or
-    "bfloat16"; `zeros` is None (symmetric) or the zeros' dtype; `out_dtype` is `dtype` or "float32".
+    `m`, `n`, `k` are 0 or more. `group_size` is -1 (one group of all k) or a power of two from 32; `dtype` is
+    that of `a`, "float16" or "bfloat16"; `zeros` is None (symmetric), "uint8", "int8", "int32", "float32" or
+    `dtype`; `out_dtype` is `dtype` or "float32". Nothing of this is checked here.
 
     >>> GemmProblem(16, 4096, 4096).group_size
     128
@@ -43,6 +44,9 @@ class GemmConfig:
     - `ctas_per_sm`: how many CTAs registers and shared memory are cut for.
     - `family`: "wgmma", or "mma" for the fewest tokens: codes straight to registers, `stages` blocks of 128 k
       in flight a warp, all warps of `split_k_warpgroups` along k, scales on the sums; other fields are fixed.
+
+    Whether values go together depends on the problem: `configs(problem)` lists what does, and `gemm`,
+    `workspace_bytes` and `occupancy` raise a ValueError that names the rule a configuration breaks.
 
     >>> GemmConfig(tile_n=64, schedule="pingpong").name
     'w4a16_sm90_gemm_64'
@@ -87,6 +91,7 @@ class GemmConfig:
 
     @property
     def cluster_size(self) -> int:
+        """CTAs of a cluster."""
         return self.cluster_n * self.cluster_m * self.split_k_cluster
 
     @property
@@ -103,10 +108,12 @@ class GemmConfig:
 
     @property
     def consumer_warpgroups(self) -> int:
+        """Warpgroups of a CTA that multiply; one more, the producer, loads (family "wgmma")."""
         return 2 if self.schedule == "pingpong" else self.stage_readers * self.split_k_warpgroups
 
     @property
     def threads(self) -> int:
+        """Threads of a CTA."""
         if self.family == "mma":
             return self.split_k_warpgroups * 128
         return (self.consumer_warpgroups + 1) * 128

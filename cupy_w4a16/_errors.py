@@ -38,4 +38,13 @@ class CompileError(W4A16Error):
 
 
 class UnsupportedDeviceError(W4A16Error):
-    """The arrays are on a GPU that cannot run the kernels: anything but Hopper (compute capability 9.0)."""
+    """The arrays are on a GPU that cannot run the kernels: anything but Hopper (compute capability 9.0).
+
+    The kernels are `sm_90a` code, which earlier and later GPUs lack the instructions for. NumPy arrays are
+    multiplied on any machine.
+
+    >>> raise UnsupportedDeviceError("GPU 0 is no Hopper GPU")
+    Traceback (most recent call last):
+    ...
+    cupy_w4a16._errors.UnsupportedDeviceError: GPU 0 is no Hopper GPU
+    """

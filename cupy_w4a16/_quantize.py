@@ -33,6 +33,13 @@ class QuantizedWeight(NamedTuple):
         scales: ``(ceil(k / group_size), n)``, float16 or bfloat16.
         zeros: None (symmetric: zero is 8) or uint8, the shape of ``scales``.
         group_size: rows of k that share a scale; -1 means all of k.
+
+    Example:
+        >>> import numpy as np
+        >>> from cupy_w4a16 import dequantize, quantize
+        >>> weight = quantize(np.eye(128, 64, dtype=np.float16))
+        >>> dequantize(*weight).shape, weight.group_size
+        ((128, 64), 128)
     """
 
     b_packed: Any

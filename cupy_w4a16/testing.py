@@ -50,6 +50,12 @@ class Problem(NamedTuple):
         scales: ``(ceil(k / group_size), n)`` of ``a``'s dtype.
         zeros: None or the shape of ``scales``, uint8, float32 or ``a``'s dtype.
         group_size: a power of two from 32, or -1.
+
+    Example:
+        >>> from cupy_w4a16 import gemm
+        >>> from cupy_w4a16.testing import make_problem
+        >>> gemm(*make_problem(2, 64, 128)).shape
+        (2, 64)
     """
 
     a: Any
@@ -168,7 +174,10 @@ def assert_gemm_close(
         TypeError, ValueError: the other arguments do not fit together.
 
     Example:
-        See the top of this module.
+        >>> from cupy_w4a16 import gemm
+        >>> from cupy_w4a16.testing import assert_gemm_close, make_problem
+        >>> problem = make_problem(2, 64, 128, zeros="integer")
+        >>> assert_gemm_close(gemm(*problem), *problem)
     """
     xp, (c, a, bias) = as_arrays({"c": c, "a": a, "bias": bias})
     if a.dtype not in HALF_DTYPES or c.dtype not in OUT_DTYPES:
