@@ -25,6 +25,7 @@ _PROMOTE_L2_256B = 3
 
 # CUlaunchAttributeID
 _ATTRIBUTE_CLUSTER_DIMENSION = 4
+_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6
 
 
 class _AttributeValue(ctypes.Union):
@@ -54,6 +55,13 @@ def cluster_attribute(size: int) -> LaunchAttribute:
     """The attribute of a launch in clusters of `size` CTAs along x."""
     attribute = LaunchAttribute(id=_ATTRIBUTE_CLUSTER_DIMENSION)
     attribute.value.dims[:] = (size, 1, 1)
+    return attribute
+
+
+def dependent_attribute() -> LaunchAttribute:
+    """The attribute of a launch that may start before the kernel ahead of it in the stream has finished."""
+    attribute = LaunchAttribute(id=_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+    attribute.value.flag = 1
     return attribute
 
 

@@ -8,9 +8,11 @@ from typing import Literal, cast
 
 CACHE_DIR = "CUPY_W4A16_CACHE_DIR"  # folder of compiled kernels, instead of the platform's user cache folder
 COMPILE = "CUPY_W4A16_COMPILE"  # when the default kernels are compiled: see _COMPILE_MODES
+PDL = "CUPY_W4A16_PDL"  # whether there is dependent launch at all: see _PDL_MODES
 DEMO_MODEL = "CUPY_W4A16_DEMO_MODEL"  # folder of the demo's model, instead of the installed package
 
 _COMPILE_MODES = {"import": "at import, where a Hopper GPU is found", "lazy": "each at its first use"}
+_PDL_MODES = {"1": "where calls ask for it", "0": "never"}
 _CUPYS = ("cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -21,6 +23,15 @@ def compile_mode() -> Literal["import", "lazy"]:
         allowed = " or ".join(f"{word!r} (kernels compile {when})" for word, when in _COMPILE_MODES.items())
         raise ValueError(f"{COMPILE} is {mode!r}, but must be {allowed}; correct or unset it")
     return cast(Literal["import", "lazy"], mode)
+
+
+def pdl_allowed() -> bool:
+    """`CUPY_W4A16_PDL`: False for "0", True for "1" or where it is unset or empty; else ValueError."""
+    mode = os.environ.get(PDL) or "1"
+    if mode not in _PDL_MODES:
+        allowed = " or ".join(f"{word!r} (dependent launch {when})" for word, when in _PDL_MODES.items())
+        raise ValueError(f"{PDL} is {mode!r}, but must be {allowed}; correct or unset it")
+    return mode == "1"
 
 
 def two_cupys() -> str | None:

@@ -14,6 +14,7 @@ from ._choice import config_for
 from ._config import GemmConfig
 from ._config_table import check_config
 from ._launch import ALIGN_BYTES, Plan, finish
+from ._pdl import check_pdl, wanted
 from ._reference import gemm_numpy
 from ._workspace import aligned_copy, check_workspace
 
@@ -69,7 +70,12 @@ def gemm(
     workspace : uint8 array of `workspace_bytes(problem, config)` bytes
         Takes the copy of `a`, where one is needed; None: memory of CuPy's pool. Calls that may run at the
         same time need one each.
-    pdl : reserved, must be False: dependent launch is not offered yet
+    pdl : bool, dependent launch: start, and read weights, while the kernel before is still finishing
+        Only for `b_packed`, `scales`, `zeros` and `bias` that are complete already: synchronise once after
+        making them, and don't pass it where work in flight may be writing them. `a` and `out` may depend on
+        anything earlier in the stream, an `a` that is copied first included: they are left alone until all of
+        that is complete, so the result is bitwise the same. `CUPY_W4A16_PDL=0` switches it off, read when a
+        call is first prepared. NumPy arrays have no use for it.
 
     Returns
     -------
@@ -106,7 +112,7 @@ def gemm(
         and type(group_size) in _INTEGER_OR_NONE
         and type(alpha) is float
         and workspace is None
-        and pdl is False
+        and (pdl is False or pdl is True)
     ):
         device = _get_device()
         key = (
@@ -115,7 +121,7 @@ def gemm(
             None if zeros is None else (zeros.shape, zeros.strides, zeros.dtype),
             None if bias is None else (bias.shape, bias.strides, bias.dtype),
             None if out is None else (out.shape, out.strides, out.dtype),
-            group_size, alpha or str(alpha), activation, dtype, config, device,  # str: 0.0 is equal to -0.0
+            group_size, alpha or str(alpha), activation, dtype, config, pdl, device,  # str: 0.0 == -0.0
         )  # fmt: skip
         try:
             plan = _plans.get(key)
@@ -133,14 +139,13 @@ def gemm(
         check_config(config, arguments.problem)
     if workspace is not None:
         workspace = check_workspace(workspace, arguments)
-    if pdl:
-        raise ValueError("pdl is True, but dependent launch is not offered yet: pass False")
+    check_pdl(pdl)
     if arguments.xp is np:
         target = _on_host(arguments)
     elif key is not None and arguments.a_in_place:
-        target = _first(key, device, arguments, config)
+        target = _first(key, device, arguments, config, pdl)
     else:
-        target = _made_usual(arguments, config, workspace)
+        target = _made_usual(arguments, config, workspace, pdl)
     return target if out is None else out
 
 
@@ -169,9 +174,9 @@ def _launch(
     return True
 
 
-def _first(key: Any, device: int, arguments: GemmArguments, config: GemmConfig | None) -> Any:
+def _first(key: Any, device: int, arguments: GemmArguments, config: GemmConfig | None, pdl: bool) -> Any:
     """A usual call whose plan is not there yet; the result."""
-    plan = Plan(arguments, config or config_for(arguments.problem, device), device)
+    plan = Plan(arguments, config or config_for(arguments.problem, device), device, wanted(pdl))
     target = cupy.empty(plan.out_shape, plan.out_dtype) if arguments.out is None else arguments.out
     a, b_packed, scales, zeros, bias = (getattr(arguments, name) for name in _INPUTS)
     _launch(plan, device, a, b_packed, scales, zeros, bias, target)
@@ -179,7 +184,7 @@ def _first(key: Any, device: int, arguments: GemmArguments, config: GemmConfig |
     return target
 
 
-def _made_usual(arguments: GemmArguments, config: GemmConfig | None, workspace: Any) -> Any:
+def _made_usual(arguments: GemmArguments, config: GemmConfig | None, workspace: Any, pdl: bool) -> Any:
     """`gemm` of the same product as plain CuPy arrays and numbers, with an `a` that is read in place."""
     problem, target = arguments.problem, arguments.out
     if target is None:
@@ -196,6 +201,7 @@ def _made_usual(arguments: GemmArguments, config: GemmConfig | None, workspace: 
         activation=arguments.activation,
         out=cupy.ndarray((problem.m, problem.n), arguments.out_dtype, target.data, strides),
         config=config,
+        pdl=pdl,
     )
     return target
 

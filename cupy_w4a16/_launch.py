@@ -64,7 +64,7 @@ class _Block(ctypes.Structure):
     _fields_ = [
         ("params", Params),
         ("config", _driver.LaunchConfig),
-        ("attributes", _driver.LaunchAttribute * 1),
+        ("attributes", _driver.LaunchAttribute * 2),
         ("parameters", ctypes.c_void_p * 1),
     ]
 
@@ -90,7 +90,7 @@ class Plan:
     A plan is equal to itself only, so that in a key it can stand for all it was made from.
     """
 
-    def __init__(self, arguments: GemmArguments, config: GemmConfig, device: int) -> None:
+    def __init__(self, arguments: GemmArguments, config: GemmConfig, device: int, pdl: bool) -> None:
         problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
         self.layout = arguments.layout
         self.out_shape = (*arguments.lead_shape, problem.n)
@@ -114,7 +114,7 @@ class Plan:
         self._bulk_groups = _rows_bulk(scales, arguments.scales_row_bytes) and (
             zeros is None or _rows_bulk(zeros, arguments.zeros_row_bytes)
         )
-        self._template = bytes(_block(arguments, config, self.kernel))
+        self._template = bytes(_block(arguments, config, self.kernel, pdl))
 
     def prepare(
         self, a: Any, b_packed: Any, scales: Any, zeros: Any, bias: Any, out: Any, stream: int
@@ -173,7 +173,7 @@ def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> in
     return (tiles if one_tile_each else min(tiles, max_clusters)) * config.cluster_size
 
 
-def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -> _Block:
+def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel, pdl: bool) -> _Block:
     """A block with all but addresses and the stream."""
     problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
     block = _Block()
@@ -191,9 +191,10 @@ def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel) -
     launch.grid[:] = (grid_size(config, problem, kernel.max_clusters), 1, 1)
     launch.block[:] = (kernel.threads, 1, 1)
     launch.smem_bytes = kernel.smem_bytes
-    if kernel.cluster_size > 1:
-        block.attributes[0] = _driver.cluster_attribute(kernel.cluster_size)
-        launch.num_attributes = 1
+    attributes = [_driver.cluster_attribute(kernel.cluster_size)] if kernel.cluster_size > 1 else []
+    attributes += [_driver.dependent_attribute()] if pdl else []
+    block.attributes[: len(attributes)] = attributes
+    launch.num_attributes = len(attributes)
     return block
 
 

@@ -17,6 +17,7 @@ from ._config import GemmConfig
 from ._config_table import check_config
 from ._gemm import gemm
 from ._launch import ALIGN_BYTES, Launch, Plan, finish
+from ._pdl import complete_weights, wanted_by_linear
 from ._split import column_parts, row_parts
 
 _ARRAY = cupy.ndarray
@@ -46,6 +47,10 @@ class Linear:
     alpha : float
     activation : None, "gelu" (erf), "gelu_tanh", "silu" or "relu"
     dtype : dtype of results: that of `scales` (default), or float32
+    pdl : bool, dependent launch as in `gemm`; None: this version's default, which is not to
+        Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
+        are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
+        then, switches it off.
 
     Raises
     ------
@@ -53,6 +58,8 @@ class Linear:
         An argument is of the wrong kind, shape or value; the message names it.
     UnsupportedDeviceError
         The arrays are on a GPU that is not of the Hopper generation.
+    W4A16Error
+        A CUDA graph is being captured, and dependent launch would have to wait for the weights.
 
     Examples
     --------
@@ -67,8 +74,8 @@ class Linear:
     """
 
     __slots__ = (
-        "_arrays", "_device", "_dtype", "_given_dtype", "_k_shape",
-        "_launches", "_n_shape", "_options", "_plans",
+        "_arrays", "_device", "_dtype", "_given_dtype", "_given_pdl", "_k_shape",
+        "_launches", "_n_shape", "_options", "_pdl", "_plans",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +90,7 @@ class Linear:
         alpha: float = 1.0,
         activation: str | None = None,
         dtype: Any = None,
+        pdl: bool | None = None,
     ) -> None:
         weight = check_quantized(b_packed, scales, zeros, group_size, k)
         on_host = weight.xp is np
@@ -99,7 +107,10 @@ class Linear:
         self._dtype = checked.out_dtype
         self._given_dtype = None if dtype is None else checked.out_dtype
         self._device = None if on_host else int(weight.b_packed.data.device_id)
+        self._given_pdl, self._pdl = pdl, wanted_by_linear(pdl) and not on_host
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
+        if self._pdl:
+            complete_weights()
 
     def __call__(self, a: Any, out: Any = None, config: GemmConfig | None = None) -> Any:
         """`activation(alpha * (a @ w) + bias)`, on CuPy's current stream.
@@ -176,7 +187,7 @@ class Linear:
                 check_config(config, arguments.problem)
             if not arguments.a_in_place:
                 return None
-            plan = Plan(arguments, config or config_for(arguments.problem, device), device)
+            plan = Plan(arguments, config or config_for(arguments.problem, device), device, self._pdl)
             self._plans.put(key, plan)
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
 
@@ -187,7 +198,7 @@ class Linear:
         group_size, alpha, activation = self._options
         return gemm(
             a, b_packed, scales, zeros, group_size, bias=bias, alpha=alpha, activation=activation,
-            dtype=self._given_dtype, out=out, config=config,
+            dtype=self._given_dtype, out=out, config=config, pdl=self._pdl,
         )  # fmt: skip
 
     def _check_k(self, a: Any) -> None:
@@ -205,6 +216,7 @@ class Linear:
     alpha = property(lambda self: self._options[1], doc="A float.")
     activation = property(lambda self: self._options[2], doc="A name, or None.")
     dtype = property(lambda self: self._dtype, doc="The dtype of results.")
+    pdl = property(lambda self: self._pdl, doc="Whether its kernels are launched dependent.")
     device = property(lambda self: self._device, doc="The number of the arrays' GPU; None for NumPy arrays.")
 
     @property
@@ -220,6 +232,7 @@ class Linear:
             "bias" if self.bias is not None else "",
             f"alpha={self.alpha}" if self.alpha != 1.0 else "",
             f"activation={self.activation!r}" if self.activation else "",
+            f"pdl={self._given_pdl}" if self._given_pdl is not None else "",
             str(self.dtype),
             "numpy" if self._device is None else f"GPU {self._device}",
         ]
@@ -330,6 +343,7 @@ class Linear:
             "alpha": alpha,
             "activation": activation,
             "dtype": self._given_dtype,
+            "pdl": self._given_pdl,
         }
 
     def _moved(self, move: Any) -> Linear:

@@ -172,6 +172,24 @@ def test_compile_mode_is_import_unless_asked(
     assert _env.compile_mode() == mode
 
 
+@pytest.mark.parametrize(("value", "allowed"), [(None, True), ("", True), ("1", True), ("0", False)])
+def test_dependent_launch_is_allowed_unless_switched_off(
+    value: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUPY_W4A16_PDL", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUPY_W4A16_PDL", value)
+    assert _env.pdl_allowed() is allowed
+
+
+def test_unknown_word_on_dependent_launch_names_variable_value_and_choices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUPY_W4A16_PDL", "off")
+    with pytest.raises(ValueError, match=r"CUPY_W4A16_PDL is 'off'.*'1'.*'0'"):
+        _env.pdl_allowed()
+
+
 def test_unknown_compile_mode_names_variable_value_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUPY_W4A16_COMPILE", "eager")
     with pytest.raises(ValueError, match=r"CUPY_W4A16_COMPILE is 'eager'.*'import'.*'lazy'"):

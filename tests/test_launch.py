@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import fake_driver
-from helpers.fake_driver import FakeDriver, Stream, on_gpu
+from helpers.fake_driver import CLUSTER, DEPENDENT, FakeDriver, Stream, on_gpu
 
 from cupy_w4a16 import GemmConfig, GemmProblem, W4A16Error, _gemm, _launch, _load, _workspace, gemm
 from cupy_w4a16._bounded import Bounded
@@ -154,6 +154,24 @@ def test_launch_without_clusters_has_no_attributes(driver: FakeDriver) -> None:
     assert driver.last.attributes == ()
 
 
+@pytest.mark.parametrize("cluster", [{}, {"cluster_n": 2}, {"cluster_n": 2, "cluster_m": 2}])
+@pytest.mark.parametrize("pdl", [False, True])
+def test_attributes_say_clusters_and_dependence(
+    driver: FakeDriver, cluster: dict[str, Any], pdl: bool
+) -> None:
+    config = GemmConfig(128, 128, **cluster)
+    gemm(**arrays(), config=config, pdl=pdl)
+    expected = [(CLUSTER, (config.cluster_size, 1, 1))] if cluster else []
+    assert driver.last.attributes == (*expected, *[(DEPENDENT, (1,))] * pdl)
+
+
+def test_environment_switches_dependence_off(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPY_W4A16_PDL", "0")
+    for _ in range(2):
+        gemm(**arrays(), pdl=True, config=GemmConfig(128, 64))
+        assert driver.last.attributes == ()
+
+
 @pytest.mark.parametrize(
     ("config", "max_clusters", "expected"),
     [
@@ -202,6 +220,7 @@ def changes() -> list[tuple[str, dict[str, Any]]]:
         ("activation", {"activation": "relu"}),
         ("groups", {"group_size": 256, "scales": on_gpu((4, N), "f2", SCALES), "zeros": None}),
         ("config", {"config": GemmConfig(128, 32)}),
+        ("dependent", {"pdl": True}),
         ("other a", {"a": on_gpu((M, K), "f2", A + (1 << 30))}),
         ("other out", {"out": on_gpu((M, N), "f2", OUT + (1 << 30))}),
         ("other weight", {"b_packed": on_gpu((8, 8, 1024), "i4", B + (1 << 30))}),
@@ -258,8 +277,9 @@ def test_good_call_makes_no_bad_one_pass(driver: FakeDriver) -> None:
         gemm(**arrays(), config="w4a16_sm90_gemm_64")
     with pytest.raises(ValueError, match="tile_n is 96"):
         gemm(**arrays(), config=GemmConfig(96))
-    with pytest.raises(ValueError, match="pdl is True"):
-        gemm(**arrays(), pdl=True)
+    for pdl in (1, 0, None, np.True_):  # two of them equal to a bool
+        with pytest.raises(TypeError, match=r"pdl is .*pass True or False"):
+            gemm(**arrays(), pdl=pdl)
     assert len(driver.launches) == 1
 
 
@@ -338,7 +358,10 @@ def test_a_that_cannot_be_read_in_place_is_copied(
     for _ in range(2):
         assert gemm(**given) is given["out"]
         assert driver.last.params["a_map"][0] == ZEROS
-    assert len(asked) == 2  # what stands in a may have changed
+        assert (DEPENDENT, (1,)) not in driver.last.attributes
+    gemm(**given, pdl=True)
+    assert (DEPENDENT, (1,)) in driver.last.attributes
+    assert len(asked) == 3  # what stands in a may have changed
 
 
 def test_copy_is_asked_of_the_workspace(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:

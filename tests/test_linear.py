@@ -12,13 +12,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import fake_driver
-from helpers.fake_driver import FakeDriver, Stream, on_gpu
+from helpers.fake_driver import DEPENDENT, FakeDriver, Stream, on_gpu
 
 from cupy_w4a16 import (
     GemmConfig,
     GemmProblem,
     Linear,
     W4A16Error,
+    _gemm,
+    _pdl,
     dequantize,
     gemm,
     linear,
@@ -396,6 +398,71 @@ def test_address_that_cannot_be_read_in_place_goes_by_gemm(
     ((given, options),) = asked
     assert (given[0] is a, given[1] is layer.b_packed, options["out"] is out) == (True, True, True)
     assert len(driver.launches) == 1
+
+
+@pytest.mark.parametrize("default", [False, True])
+@pytest.mark.parametrize("given", [None, False, True])
+@pytest.mark.parametrize("allowed", [None, "0", "1"])
+def test_dependent_launch_is_what_was_asked_for(
+    driver: FakeDriver,
+    monkeypatch: pytest.MonkeyPatch,
+    default: bool,
+    given: bool | None,
+    allowed: str | None,
+) -> None:
+    monkeypatch.setattr(_pdl, "LINEAR_DEFAULT", default)
+    if allowed is not None:
+        monkeypatch.setenv("CUPY_W4A16_PDL", allowed)
+    wanted = allowed != "0" and (default if given is None else given)
+    layer = on_a_gpu(pdl=given)
+    assert layer.pdl is wanted
+    for part in (layer, layer.split_columns([64])[0], layer.split_rows([128])[0]):
+        for _ in range(2):
+            part(activations(k=part.in_features), result(n=part.out_features), GemmConfig(64, 16))
+            assert driver.last.attributes == ((DEPENDENT, (1,)),) * wanted
+
+
+def test_weights_that_are_read_early_are_waited_for_once(driver: FakeDriver) -> None:
+    on_a_gpu(pdl=False)
+    assert Stream.waits == 0
+    layer = on_a_gpu(pdl=True)
+    assert Stream.waits == 1
+    layer(activations(), result())
+    layer(activations(2), result(2))
+    assert Stream.waits == 1
+
+
+def test_weights_cannot_be_waited_for_inside_a_capture(driver: FakeDriver) -> None:
+    Stream.capturing = True
+    on_a_gpu(pdl=False)
+    with pytest.raises(W4A16Error, match="make it before the capture, or pass pdl=False"):
+        on_a_gpu(pdl=True)
+
+
+def test_copied_a_is_multiplied_by_a_dependent_launch_too(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gemm, "aligned_copy", lambda a, problem, workspace: activations(at=ZEROS))
+    on_a_gpu(pdl=True)(activations(at=A + 2), result(), GemmConfig(64, 16))
+    assert driver.last.attributes == ((DEPENDENT, (1,)),)
+
+
+def test_pdl_is_a_bool_or_none() -> None:
+    _, layer = made()
+    for pdl in (1, "0", np.True_):
+        with pytest.raises(TypeError, match=r"pdl is .*pass True, False, or None"):
+            Linear(layer.b_packed, layer.scales, k=K, pdl=pdl)
+
+
+@pytest.mark.parametrize("given", [None, False, True])
+def test_choice_of_dependent_launch_goes_along_unused_on_numpy(given: bool | None) -> None:
+    # On NumPy nothing is launched, but the choice goes along to a GPU.
+    a, layer = made(pdl=given)
+    again = pickle.loads(pickle.dumps(layer))
+    assert (layer.pdl, again.pdl, again._given()["pdl"]) == (False, False, given)
+    assert repr(again) == repr(layer)
+    assert ("pdl" in repr(layer)) is (given is not None)
+    np.testing.assert_array_equal(again(a), layer(a))
 
 
 def test_parts_are_launched_as_views(driver: FakeDriver) -> None:

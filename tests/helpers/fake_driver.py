@@ -19,12 +19,19 @@ from cupy_w4a16._driver import LaunchAttribute, LaunchConfig
 from cupy_w4a16._load import LoadedKernel
 
 MAX_CLUSTERS = 132
+CLUSTER, DEPENDENT = 4, 6  # CUlaunchAttributeID
 
 
 def on_gpu(shape: Any, dtype: Any, at: int, strides: Any = None, device: int = 0) -> Any:
     """A CuPy array that claims to lie at `at`."""
     memory = cupy.cuda.UnownedMemory(at, 1 << 50, None, device)
     return cupy.ndarray(shape, dtype, memptr=cupy.cuda.MemoryPointer(memory, 0), strides=strides)
+
+
+def _attribute(attribute: LaunchAttribute) -> tuple[int, tuple[int, ...]]:
+    """A launch attribute's number and value; a value of one that we don't use is an error."""
+    values = {CLUSTER: tuple(attribute.value.dims), DEPENDENT: (attribute.value.flag,)}
+    return attribute.id, values[attribute.id]
 
 
 def _address(argument: Any) -> int:
@@ -72,7 +79,7 @@ class FakeDriver:
                 tuple(launch.block),
                 launch.smem_bytes,
                 launch.stream or 0,
-                tuple((each.id, tuple(each.value.dims)) for each in attributes),
+                tuple(_attribute(each) for each in attributes),
                 {name: _plain(getattr(params, name)) for name, _ in params._fields_},
             )
         )
@@ -104,9 +111,20 @@ def _plain(value: Any) -> Any:
 
 
 class Stream:
-    """The current stream, by its handle."""
+    """The current stream, by its handle; it counts how often it was waited for."""
 
     ptr = 0
+    waits = 0
+    capturing = False
+
+    @classmethod
+    def synchronize(cls) -> None:
+        assert not cls.capturing
+        cls.waits += 1
+
+    @classmethod
+    def is_capturing(cls) -> bool:
+        return cls.capturing
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
@@ -129,7 +147,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
         monkeypatch.setattr(module, "_get_stream", lambda device: Stream)
         monkeypatch.setattr(module, "config_for", lambda problem, device: choose_config(problem))
     monkeypatch.setattr(_choice, "_name_and_sms", lambda device: ("NVIDIA H100 80GB HBM3", 132))
-    monkeypatch.setattr(Stream, "ptr", 0)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda device=-1: Stream)
+    for name, value in (("ptr", 0), ("waits", 0), ("capturing", False)):
+        monkeypatch.setattr(Stream, name, value)
+    monkeypatch.delenv("CUPY_W4A16_PDL", raising=False)
     monkeypatch.setattr(_gemm, "_plans", Bounded(64))
     monkeypatch.setattr(_gemm, "_launches", Bounded(64))
     return fake
