@@ -106,7 +106,9 @@ class Plan:
             box = (config.tile_m // config.cluster_n, BLOCK_K // 2)
             shape = (problem.m, problem.k)
             self._a_map = _driver.MatrixMap(problem.dtype, shape, arguments.a_row_bytes, box)
-        self._out_aligned = not arguments.out_row_bytes % ALIGN_BYTES
+        # The copy engine stores 16 bytes at a time, past the last column too.
+        row_bytes = problem.n * arguments.out_dtype.itemsize
+        self._out_aligned = not (row_bytes | arguments.out_row_bytes) % ALIGN_BYTES
         if config.store_tokens and self._out_aligned:
             box = (config.store_tokens, 128 // arguments.out_dtype.itemsize)
             shape = (problem.m, problem.n)

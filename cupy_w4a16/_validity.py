@@ -21,7 +21,7 @@ SCALES_ON = ("weights", "accumulators")
 CTAS_PER_SM = (1, 2)
 # The family of mma.sync, for the fewest tokens.
 MMA_TILES_N = (16, 32, 64)
-MMA_TILES_M = (2, 4, 8)
+MMA_TILES_M = (2, 4, 8, 16)
 MMA_WARPGROUPS = (1, 2, 4)
 MMA_STAGES = (1, 2, 4)
 MMA_CTAS_PER_SM = (1, 2, 3, 4)
@@ -59,7 +59,7 @@ def _mma_smem_bytes(config: GemmConfig) -> int:
     """Bytes of `DecodeStorage` in kernels_src/decode.cuh."""
     warps = config.threads // 32
     activations = warps * (config.stages or 1) * config.tile_m * BLOCK_K * 2
-    sums = warps * config.tile_n // 16 * 8 * 20 * 4
+    sums = warps * config.tile_n // 16 * max(config.tile_m, 8) * 20 * 4
     return _align(activations + _align(sums, 128) + 16, 128)
 
 
@@ -145,7 +145,9 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     tiles, stages = config.tile_n // 16, config.stages or 1
     in_flight = 8 + stage_groups(problem) * (3 if problem.zeros else 1)
     subtracting = 12 * (tiles - 1) if problem.zeros else 0
-    needed, had = tiles * stages * in_flight + 6 * tiles + 40 + subtracting, min(65_536 // threads, 255)
+    eights = -(-config.tile_m // 8)
+    needed = tiles * (stages * in_flight + 6 + 17 * (eights - 1)) + 40 + subtracting
+    had = min(65_536 // threads, 255) // 8 * 8
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
     smem, limit = _mma_smem_bytes(config), smem_limit(config)

@@ -1,6 +1,6 @@
 // W4A16 for the fewest tokens, where time is the reading of weights: every byte straight from memory to registers.
 //
-//   weights n   16 kTiles columns a CTA, all of k; tokens m: kTileM (at most 8) a CTA
+//   weights n   16 kTiles columns a CTA, all of k; tokens m: kTileM (at most 16) a CTA
 //   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
 //   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
 //   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
@@ -26,13 +26,14 @@ struct MmaAtom<Bfloat16> : cute::SM80_16x8x16_F32BF16BF16F32_TN {};
 template <class Config>
 struct DecodeStorage {
   static constexpr int kWarps = Config::kWarps;
+  static constexpr int kTokenTiles = (Config::kTileM + 7) / 8;  // of mma.sync's eight tokens
   static constexpr int kSumPitch =
       20;  // floats from one token's sixteen columns to the next's: apart in banks
 
   // Activations of one warp, [block in flight][token][128 k], chunks of 16 bytes swizzled by the token.
   alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
   // Sums of each warp, [m16 tile][token][column].
-  alignas(128) float sums[kWarps][Config::kTiles][8][kSumPitch];
+  alignas(128) float sums[kWarps][Config::kTiles][kTokenTiles * 8][kSumPitch];
   // What ldmatrix reads for tokens past kTileM.
   alignas(16) uint8_t zeros[16];
 };
@@ -44,6 +45,7 @@ struct Decode {
   using ZeroStorage = typename Zero::Storage;
   using Storage = DecodeStorage<Config>;
   static constexpr int kTiles = Config::kTiles;
+  static constexpr int kTokenTiles = Storage::kTokenTiles;
   static constexpr int kDepth = Config::kDepth;
   static constexpr int kWarps = Config::kWarps;
   static constexpr int kSteps = kBlockK / 16;
@@ -56,6 +58,9 @@ struct Decode {
     uint32_t scales[kGroups][kTiles];
     ZeroStorage zeros[kGroups][kTiles][2];
   };
+
+  // A C fragment of m16n8k16 for each m16 tile and eight tokens.
+  using Sums = float[kTiles][kTokenTiles][4];
 
   const Params& params;
   Storage& smem;
@@ -92,7 +97,7 @@ struct Decode {
     }
     __syncthreads();  // the zeros
 
-    float sums[kTiles][4] = {};
+    Sums sums = {};
     for (int first = 0; first < count; first += kDepth) {
 #pragma unroll
       for (int slot = 0; slot < kDepth; ++slot) {
@@ -170,55 +175,81 @@ struct Decode {
            (chunk ^ token % 8) * 16;
   }
 
-  __device__ __forceinline__ void multiply(float (&sums)[kTiles][4], const Weights& weights, int slot) const {
-    // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8.
-    uint32_t activations[kSteps][2];
+  __device__ __forceinline__ void multiply(Sums& sums, const Weights& weights, int slot) const {
 #pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      const int token = lane % 8;
-      const uint32_t address = token < Config::kTileM ? chunk_address(slot, token, step * 2 + lane / 8)
-                                                      : cute::cast_smem_ptr_to_uint(smem.zeros);
-      load_matrices(address, activations[step][0], activations[step][1], activations[step + 1][0],
-                    activations[step + 1][1]);
-    }
+    for (int i = 0; i < kGroups; ++i) {
+      GroupScale<Element, Zero> scales[kTiles];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < kGroups; ++i) {
-        const auto scale = make_group_scale<Element, Zero>(weights.scales[i][tile], weights.zeros[i][tile]);
-        float part[4] = {};
-#pragma unroll
-        for (int step = i * kGroupSteps; step < (i + 1) * kGroupSteps; ++step) {
-          const uint4& words = weights.codes[tile][step / 4];
-          const int idx = step % 4;
-          uint32_t w[4];
-          dequantize<Element, Zero, false>(idx == 0   ? words.x
-                                           : idx == 1 ? words.y
-                                           : idx == 2 ? words.z
-                                                      : words.w,
-                                           scale, w);
-          MmaAtom<Element>::fma(part[0], part[1], part[2], part[3], w[0], w[1], w[2], w[3],
-                                activations[step][0], activations[step][1], part[0], part[1], part[2],
-                                part[3]);
-        }
-        const float low = Element::to_float(uint16_t(scale.scale)),
-                    high = Element::to_float(uint16_t(scale.scale >> 16));
-        sums[tile][0] += part[0] * low;
-        sums[tile][1] += part[1] * low;
-        sums[tile][2] += part[2] * high;
-        sums[tile][3] += part[3] * high;
+      for (int tile = 0; tile < kTiles; ++tile) {
+        scales[tile] = make_group_scale<Element, Zero>(weights.scales[i][tile], weights.zeros[i][tile]);
       }
+      Sums parts = {};
+#pragma unroll
+      for (int step = i * kGroupSteps; step < (i + 1) * kGroupSteps; step += 2) {
+        multiply_two_steps(parts, weights, scales, slot, step);
+      }
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) add_scaled(sums[tile], parts[tile], scales[tile].scale);
     }
   }
 
-  // Fragment row g is column 2g, row g + 8 column 2g + 1; a lane holds tokens 2 quad and 2 quad + 1.
-  __device__ __forceinline__ void leave(const float (&sums)[kTiles][4]) const {
+  __device__ __forceinline__ void multiply_two_steps(Sums& parts, const Weights& weights,
+                                                     const GroupScale<Element, Zero> (&scales)[kTiles],
+                                                     int slot, int step) const {
+    // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8.
+    uint32_t activations[kTokenTiles][2][2];
+#pragma unroll
+    for (int eight = 0; eight < kTokenTiles; ++eight) {
+      const int token = eight * 8 + lane % 8;
+      const uint32_t address = token < Config::kTileM ? chunk_address(slot, token, step * 2 + lane / 8)
+                                                      : cute::cast_smem_ptr_to_uint(smem.zeros);
+      auto& two = activations[eight];
+      load_matrices(address, two[0][0], two[0][1], two[1][0], two[1][1]);
+    }
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
-        *reinterpret_cast<float2*>(&smem.sums[warp][tile][quad * 2 + odd][group * 2]) =
-            make_float2(sums[tile][odd], sums[tile][2 + odd]);
+        const uint4& words = weights.codes[tile][step / 4];
+        const int idx = (step + odd) % 4;
+        const uint32_t word = idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w;
+        uint32_t w[4];
+        dequantize<Element, Zero, false>(word, scales[tile], w);
+#pragma unroll
+        for (int eight = 0; eight < kTokenTiles; ++eight) {
+          auto& c = parts[tile][eight];
+          const auto& b = activations[eight][odd];
+          MmaAtom<Element>::fma(c[0], c[1], c[2], c[3], w[0], w[1], w[2], w[3], b[0], b[1], c[0], c[1], c[2],
+                                c[3]);
+        }
+      }
+    }
+  }
+
+  // sums += parts x the scales of the columns 2g (fragment row g) and 2g + 1 (row g + 8).
+  __device__ __forceinline__ static void add_scaled(float (&sums)[kTokenTiles][4],
+                                                    const float (&parts)[kTokenTiles][4], uint32_t scales) {
+    const float low = Element::to_float(uint16_t(scales)), high = Element::to_float(uint16_t(scales >> 16));
+#pragma unroll
+    for (int eight = 0; eight < kTokenTiles; ++eight) {
+      sums[eight][0] += parts[eight][0] * low;
+      sums[eight][1] += parts[eight][1] * low;
+      sums[eight][2] += parts[eight][2] * high;
+      sums[eight][3] += parts[eight][3] * high;
+    }
+  }
+
+  // A lane holds tokens 2 quad and 2 quad + 1 of each eight.
+  __device__ __forceinline__ void leave(const Sums& sums) const {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int eight = 0; eight < kTokenTiles; ++eight) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][group * 2]) =
+              make_float2(sums[tile][eight][odd], sums[tile][eight][2 + odd]);
+        }
       }
     }
   }

@@ -144,7 +144,7 @@ def test_same_numbers_whatever_the_config() -> None:
         ({"config": GemmConfig(tile_n=72)}, ValueError, ("config", "tile_n is 72", "allowed are 64")),
         ({"config": GemmConfig(stages=99)}, ValueError, ("config", "stages is 99")),
         ({"config": "w4a16_sm90_gemm_128"}, TypeError, ("config", "str", "GemmConfig")),
-        ({"pdl": True}, ValueError, ("pdl", "False")),
+        ({"pdl": 1}, TypeError, ("pdl", "True or False")),
         ({"workspace": np.empty(1, np.uint8)}, ValueError, ("workspace has 1 bytes", "None")),
     ],
 )
