@@ -63,7 +63,9 @@ def gemm(
     group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`
     bias : array (n,), dtype of `a`
     alpha : float
-    activation : None, "gelu" (erf), "gelu_tanh", "silu" or "relu"
+    activation : None, or a name
+        "gelu": x (1 + erf(x / sqrt 2)) / 2; "gelu_tanh": x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2,
+        both of Hendrycks and Gimpel, arXiv:1606.08415; "silu": x / (1 + exp(-x)); "relu": max(x, 0).
     dtype : dtype of the result, that of `a` (default) or float32
     out : array (..., m, n) to write the result to; its rows may be strided
     config : GemmConfig to force; None: the tuning file's, or `choose_config`'s
