@@ -19,8 +19,8 @@ TENSOR_MAP_ALIGNMENT = 64
 INVALID_CONTEXT = 201
 
 # CUtensorMapDataType
-_DATA_TYPES = {"float16": 6, "float32": 7, "bfloat16": 9}
-_SWIZZLE_128B = 3
+_DATA_TYPES = {"uint8": 0, "int8": 0, "int32": 3, "float16": 6, "float32": 7, "bfloat16": 9}
+_SWIZZLE_NONE, _SWIZZLE_128B = 0, 3
 _PROMOTE_L2_256B = 3
 
 # CUlaunchAttributeID
@@ -88,11 +88,19 @@ def check(status: int, doing: str) -> None:
 class MatrixMap:
     """How the copy engine walks a row-major matrix: all of a tensor map but the address.
 
-    `shape` is (rows, columns) in elements, `box` (rows, columns) of one copy; a box's rows are 128 bytes,
-    swizzled. Reads past the shape give zeros, writes past it are dropped.
+    `shape` is (rows, columns) in elements, `box` (rows, columns) of one copy; `swizzled` boxes have rows of
+    128 bytes. Reads past the shape give zeros, writes past it are dropped.
     """
 
-    def __init__(self, dtype: str, shape: tuple[int, int], row_bytes: int, box: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        dtype: str,
+        shape: tuple[int, int],
+        row_bytes: int,
+        box: tuple[int, int],
+        *,
+        swizzled: bool = True,
+    ) -> None:
         self._encode = library().cuTensorMapEncodeTiled
         self._described = f"a matrix of {shape[0]} x {shape[1]} {dtype} with rows {row_bytes} bytes apart"
         self._type_and_rank = (_DATA_TYPES[dtype], 2)
@@ -102,7 +110,7 @@ class MatrixMap:
             (ctypes.c_uint32 * 2)(box[1], box[0]),
             (ctypes.c_uint32 * 2)(1, 1),
             0,  # not interleaved
-            _SWIZZLE_128B,
+            _SWIZZLE_128B if swizzled else _SWIZZLE_NONE,
             _PROMOTE_L2_256B,
             0,  # zeros past the shape
         )

@@ -20,6 +20,7 @@ from . import _driver
 from ._config import BLOCK_K, GemmConfig, GemmProblem
 from ._kernels import kernel_for
 from ._load import LoadedKernel, load
+from ._validity import stage_groups
 
 if TYPE_CHECKING:
     from ._checks import GemmArguments
@@ -35,6 +36,8 @@ class Params(ctypes.Structure):
     _fields_ = [
         ("a_map", ctypes.c_uint64 * 16),
         ("out_map", ctypes.c_uint64 * 16),
+        ("scales_map", ctypes.c_uint64 * 16),
+        ("zeros_map", ctypes.c_uint64 * 16),
         ("a", ctypes.c_void_p),
         ("b_packed", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
@@ -52,7 +55,7 @@ class Params(ctypes.Structure):
         ("num_groups", ctypes.c_int32),
         ("group_shift", ctypes.c_int32),
         ("alpha", ctypes.c_float),
-        ("bulk_groups", ctypes.c_int32),
+        ("aligned_groups", ctypes.c_int32),
         ("out_aligned", ctypes.c_int32),
         ("padding", ctypes.c_char * 8),
     ]
@@ -72,6 +75,7 @@ class _Block(ctypes.Structure):
 _BLOCK_BYTES = ctypes.sizeof(_Block)
 _Memory = ctypes.c_char * (_BLOCK_BYTES + _driver.TENSOR_MAP_ALIGNMENT)
 _A_MAP, _OUT_MAP = Params.a_map.offset, Params.out_map.offset
+_SCALES_MAP, _ZEROS_MAP = Params.scales_map.offset, Params.zeros_map.offset
 _CONFIG, _ATTRIBUTES = _Block.config.offset, _Block.attributes.offset
 _PARAMETERS = _Block.parameters.offset
 assert _Block.params.offset == 0
@@ -113,9 +117,14 @@ class Plan:
             box = (config.store_tokens, 128 // arguments.out_dtype.itemsize)
             shape = (problem.m, problem.n)
             self._out_map = _driver.MatrixMap(problem.out_dtype, shape, arguments.out_row_bytes, box)
-        self._bulk_groups = _rows_bulk(scales, arguments.scales_row_bytes) and (
-            zeros is None or _rows_bulk(zeros, arguments.zeros_row_bytes)
+        self._aligned_groups = _rows_aligned(scales, arguments.scales_row_bytes) and (
+            zeros is None or _rows_aligned(zeros, arguments.zeros_row_bytes)
         )
+        self._scales_map = self._zeros_map = None
+        if self._aligned_groups and problem.k and config.family == "wgmma":
+            self._scales_map = _group_map(scales, arguments.scales_row_bytes, config, problem)
+            if zeros is not None:
+                self._zeros_map = _group_map(zeros, arguments.zeros_row_bytes, config, problem)
         self._template = bytes(_block(arguments, config, self.kernel, pdl))
 
     def prepare(
@@ -142,7 +151,12 @@ class Plan:
             params.out_aligned = 1
             if self._out_map:
                 self._out_map.write(ctypes.byref(block, _OUT_MAP), out_at)
-        params.bulk_groups = self._bulk_groups and not (scales_at | zeros_at) % ALIGN_BYTES
+        if self._aligned_groups and not (scales_at | zeros_at) % ALIGN_BYTES:
+            params.aligned_groups = 1
+            if self._scales_map:
+                self._scales_map.write(ctypes.byref(block, _SCALES_MAP), scales_at)
+            if self._zeros_map:
+                self._zeros_map.write(ctypes.byref(block, _ZEROS_MAP), zeros_at)
         config.stream = stream
         config.attributes = start + _ATTRIBUTES
         block.parameters[0] = start
@@ -200,7 +214,15 @@ def _block(arguments: GemmArguments, config: GemmConfig, kernel: LoadedKernel, p
     return block
 
 
-def _rows_bulk(x: Any, row_bytes: int) -> bool:
-    """Whether rows of `x` are whole 16 bytes, as bulk copies bring them: down to the last, partial tile's."""
+def _rows_aligned(x: Any, row_bytes: int) -> bool:
+    """Whether rows of `x` are whole 16 bytes, from the first to the last column's."""
     rows, n = x.shape
     return (not row_bytes % ALIGN_BYTES or rows == 1) and not n * x.dtype.itemsize % ALIGN_BYTES
+
+
+def _group_map(x: Any, row_bytes: int, config: GemmConfig, problem: GemmProblem) -> _driver.MatrixMap:
+    """The map of scales or zeros; a box is what one stage needs for one tile's columns."""
+    rows, n = x.shape
+    step = row_bytes if rows > 1 else n * x.dtype.itemsize
+    box = (stage_groups(problem), config.tile_n)
+    return _driver.MatrixMap(x.dtype.name, (rows, n), step, box, swizzled=False)

@@ -39,7 +39,9 @@ def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
         return _mma_smem_bytes(config)
     groups = stage_groups(problem)
     slabs = BLOCK_N * ITEM_BYTES[problem.out_dtype] // 128
-    zero_bytes = stages * groups * config.tile_n * ITEM_BYTES[problem.zeros] if problem.zeros else 16
+    zero_bytes = 16
+    if problem.zeros:
+        zero_bytes = stages * _align(groups * config.tile_n * ITEM_BYTES[problem.zeros], 128)
     consumers, staged = config.consumer_warpgroups, config.store_tokens > 0
     result_bytes = (
         consumers * config.store_buffers * slabs * config.store_tokens * 128 if staged else slabs * 16

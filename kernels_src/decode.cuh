@@ -23,6 +23,24 @@ struct MmaAtom : cute::SM80_16x8x16_F32F16F16F32_TN {};
 template <>
 struct MmaAtom<Bfloat16> : cute::SM80_16x8x16_F32BF16BF16F32_TN {};
 
+// One load for two neighbours.
+template <int kBytes>
+struct PairType;
+template <>
+struct PairType<1> {
+  using type = uint16_t;
+};
+template <>
+struct PairType<2> {
+  using type = uint32_t;
+};
+template <>
+struct PairType<4> {
+  using type = uint2;
+};
+template <class T>
+using PairOf = typename PairType<sizeof(T)>::type;
+
 template <class Config>
 struct DecodeStorage {
   static constexpr int kWarps = Config::kWarps;
@@ -142,16 +160,22 @@ struct Decode {
     const int64_t row = group_row<Config>(params, k_block, i);
     const auto* scales = static_cast<const uint16_t*>(params.scales) + row * params.scales_stride + column;
     const auto* zeros = static_cast<const ZeroStorage*>(params.zeros) + row * params.zeros_stride + column;
-    const bool left = column < params.n, right = column + 1 < params.n;
-    if (params.bulk_groups) {  // rows are aligned and n is even
-      weights.scales[i][tile] = left ? __ldg(reinterpret_cast<const uint32_t*>(scales)) : 0;
+    const bool left = column < params.n;
+    if (params.aligned_groups) {  // and n is even: both columns with one load
+      if (!left) return;
+      weights.scales[i][tile] = __ldg(reinterpret_cast<const uint32_t*>(scales));
+      if constexpr (kHasZeros<Config>) {
+        const auto pair = __ldg(reinterpret_cast<const PairOf<ZeroStorage>*>(zeros));
+        memcpy(weights.zeros[i][tile], &pair, sizeof(pair));
+      }
     } else {
+      const bool right = column + 1 < params.n;
       weights.scales[i][tile] =
           (left ? uint32_t(__ldg(scales)) : 0) | (right ? uint32_t(__ldg(scales + 1)) << 16 : 0);
-    }
-    if constexpr (kHasZeros<Config>) {
-      weights.zeros[i][tile][0] = left ? __ldg(zeros) : ZeroStorage(0);
-      weights.zeros[i][tile][1] = right ? __ldg(zeros + 1) : ZeroStorage(0);
+      if constexpr (kHasZeros<Config>) {
+        weights.zeros[i][tile][0] = left ? __ldg(zeros) : ZeroStorage(0);
+        weights.zeros[i][tile][1] = right ? __ldg(zeros + 1) : ZeroStorage(0);
+      }
     }
   }
 

@@ -32,10 +32,10 @@
 namespace w4a16 {
 
 template <class Config>
-__device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool bulk_groups) {
+__device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool aligned_groups) {
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
-    Barrier::init(&smem.full[stage], bulk_groups ? 2 : 3);  // the producer's warps
+    Barrier::init(&smem.full[stage], aligned_groups ? 2 : 3);  // the producer's warps
     Barrier::init(&smem.empty[stage],
                   kStageReaders<Config> * kWarpgroupWarps * (Config::kClusterN + Config::kClusterM - 1));
   }
@@ -134,7 +134,7 @@ __device__ __forceinline__ void gemm(const Params& params) {
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<SharedStorage<Config>*>(shared);
 
-  if (threadIdx.x == 0) init_barriers<Config>(smem, params.bulk_groups);
+  if (threadIdx.x == 0) init_barriers<Config>(smem, params.aligned_groups);
   sync_start<Config>();
   launch_dependents();
 
@@ -147,7 +147,7 @@ __device__ __forceinline__ void gemm(const Params& params) {
       if (cute::elect_one_sync()) producer.run_weights();
     } else if (warp == 1) {
       if (cute::elect_one_sync()) producer.run_activations();
-    } else if (warp == 2 && !params.bulk_groups) {
+    } else if (warp == 2 && !params.aligned_groups) {
       producer.run_unaligned_groups();
     }
   } else {

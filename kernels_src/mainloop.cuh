@@ -189,8 +189,8 @@ struct Mainloop {
           constexpr int kFirst = Config::kGroupSize >= kBlockK ? 0 : kHalf * kHalfGroups;
           typename Zero::Storage zeros[2] = {};
           if constexpr (kHasZeros<Config>) {
-            zeros[0] = smem.zeros[stage_idx][kFirst + group][tile_column];
-            zeros[1] = smem.zeros[stage_idx][kFirst + group][tile_column + 1];
+            zeros[0] = smem.zeros_of(stage_idx, kFirst + group)[tile_column];
+            zeros[1] = smem.zeros_of(stage_idx, kFirst + group)[tile_column + 1];
           }
           half.groups[group][block] = make_group_scale<Element, Zero>(
               *reinterpret_cast<const uint32_t*>(&smem.scales[stage_idx][kFirst + group][tile_column]),

@@ -23,6 +23,8 @@ struct alignas(64) TensorMap {
 struct alignas(64) Params {
   TensorMap a_map;          // (m, k), k fastest; box: kTileM / cluster_n tokens x 64 k, 128-byte swizzle
   TensorMap out_map;        // (m, n), n fastest; box: kStoreTokens tokens x 128 bytes, 128-byte swizzle
+  TensorMap scales_map;     // (num_groups, n), n fastest; box: groups of a stage x kTileN
+  TensorMap zeros_map;      // the same
   const uint8_t* a;         // (m, k), rows of a_row_bytes: for kernels without tensor maps
   const uint8_t* b_packed;  // (ceil(n / 64), ceil(k / 128)) blocks
   const void* scales;       // (num_groups, n)
@@ -40,8 +42,8 @@ struct alignas(64) Params {
   int32_t num_groups;
   int32_t group_shift;  // group of k: k >> group_shift, for groups of 128 and more
   float alpha;
-  int32_t bulk_groups;  // scales and zeros are aligned for bulk copies
-  int32_t out_aligned;  // out and its rows begin and end at multiples of 16 bytes
+  int32_t aligned_groups;  // scales and zeros begin and end their rows at multiples of 16 bytes
+  int32_t out_aligned;     // out and its rows begin and end at multiples of 16 bytes
 };
 
 // Groups of scales that one stage brings, and the k each covers inside the stage.
@@ -109,6 +111,7 @@ struct SharedStorage {
   using Zero = typename Config::Zero::Storage;
   static constexpr int kBlocks = Config::kTileN / kBlockN;
   static constexpr int kGroups = kStageGroups<Config>;
+  static constexpr int kZeroBytes = (kGroups * Config::kTileN * int(sizeof(Zero)) + 127) / 128 * 128;
 
   // Activations, [half of k][token][64 k], 128-byte swizzle: the B operand of wgmma.
   alignas(1024) uint8_t activations[Config::kStages][2][Config::kTileM * kSwizzleBytes];
@@ -121,10 +124,14 @@ struct SharedStorage {
       128) uint8_t partials[kConsumerWarpgroups<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
   // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
   alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
-  // Scales and zeros, [group][column].
+  // Scales and zeros, [group][column]; the copy engine wants stages at multiples of 128 bytes.
   alignas(128) Scale scales[Config::kStages][kGroups][Config::kTileN];
-  alignas(128) Zero zeros[kHasZeros<Config> ? Config::kStages : 1][kHasZeros<Config> ? kGroups : 1]
-                         [kHasZeros<Config> ? Config::kTileN : 16];
+  alignas(128) uint8_t zeros[kHasZeros<Config> ? Config::kStages : 1][kHasZeros<Config> ? kZeroBytes : 16];
+
+  __device__ __forceinline__ Zero* zeros_of(uint32_t stage_idx, int group) {
+    return reinterpret_cast<Zero*>(zeros[stage_idx]) + group * Config::kTileN;
+  }
+
   // full: the producer's copies have landed. empty: every consumer warp that reads the stage has let it go.
   alignas(8) uint64_t full[Config::kStages];
   alignas(8) uint64_t empty[Config::kStages];
@@ -138,13 +145,18 @@ enum class NamedBarrier : uint32_t {
   kFirstTurn = 5,       // + warpgroup: pingpong's turn at the ring of stages
 };
 
-// Row of `scales` for group `group` of the 128 k at block `k_block`. Groups past the end belong to padding, whose
-// activations are zero: any finite scale serves, and the last row's is one the user vouched for.
+// Row of `scales` for the first group of the 128 k at block `k_block`.
+template <class Config>
+__device__ __forceinline__ int first_group_row(const Params& params, int k_block) {
+  return Config::kGroupSize < kBlockK ? k_block * kStageGroups<Config>
+                                      : int((int64_t(k_block) * kBlockK) >> params.group_shift);
+}
+
+// The same for each of its groups. Groups past the end belong to padding, whose activations are zero: any finite
+// scale serves, and the last row's is one the user vouched for.
 template <class Config>
 __device__ __forceinline__ int group_row(const Params& params, int k_block, int group) {
-  const int row = Config::kGroupSize < kBlockK ? k_block * kStageGroups<Config> + group
-                                               : int((int64_t(k_block) * kBlockK) >> params.group_shift);
-  return min(row, params.num_groups - 1);
+  return min(first_group_row<Config>(params, k_block) + group, params.num_groups - 1);
 }
 
 // Position in the ring of stages.

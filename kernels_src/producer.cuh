@@ -1,8 +1,8 @@
 // The producer warpgroup: fills the ring of stages from global memory. Each of its warps has one task:
 //
-//   warp 0  weights: codes (one bulk copy a block) and, where their rows are aligned, scales and zeros
+//   warp 0  weights: codes (one bulk copy a block) and, where their rows are aligned, scales and zeros (TMA)
 //   warp 1  activations (two TMA boxes of 64 k), once the kernels before this one have written them
-//   warp 2  scales and zeros that no bulk copy can bring (n not a multiple of 8, say), element by element
+//   warp 2  scales and zeros that TMA can't bring (n not a multiple of 8, say), element by element
 #pragma once
 
 #include "params.cuh"
@@ -43,7 +43,7 @@ struct Producer {
         [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
           Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(tile));
           load_codes(scheduler, tile, k_block, stage_idx);
-          if (params.bulk_groups) load_groups(tile, k_block, stage_idx);
+          if (params.aligned_groups) load_groups(tile, k_block, stage_idx);
         });
   }
 
@@ -69,7 +69,7 @@ struct Producer {
                  static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n,
                  columns(tile), lane);
         if constexpr (kHasZeros<Config>) {
-          copy_row(smem.zeros[stage_idx][group],
+          copy_row(smem.zeros_of(stage_idx, group),
                    static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n, columns(tile),
                    lane);
         }
@@ -112,8 +112,8 @@ struct Producer {
   // What lands in this CTA's stage beside activations, from its own copies and from its cluster's multicasts.
   __device__ __forceinline__ uint32_t weight_bytes(const Tile& tile) const {
     uint32_t bytes = blocks(tile) * kBlockBytes;
-    if (params.bulk_groups) {
-      bytes += columns(tile) * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
+    if (params.aligned_groups) {
+      bytes += Config::kTileN * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
     }
     return bytes;
   }
@@ -141,20 +141,14 @@ struct Producer {
     }
   }
 
+  // All groups of the stage at once; past the last group and column the copy engine writes zeros.
   __device__ __forceinline__ void load_groups(const Tile& tile, int k_block, uint32_t stage_idx) const {
-    const int count = columns(tile);
-    if (count == 0) return;
-#pragma unroll 1
-    for (int group = 0; group < kGroups; ++group) {
-      int64_t row = group_row<Config>(params, k_block, group);
-      bulk_load(smem.scales[stage_idx][group],
-                static_cast<const Scale*>(params.scales) + row * params.scales_stride + tile.n,
-                count * sizeof(Scale), &smem.full[stage_idx], weight_policy());
-      if constexpr (kHasZeros<Config>) {
-        bulk_load(smem.zeros[stage_idx][group],
-                  static_cast<const Zero*>(params.zeros) + row * params.zeros_stride + tile.n,
-                  count * sizeof(Zero), &smem.full[stage_idx], weight_policy());
-      }
+    const int row = first_group_row<Config>(params, k_block);
+    cute::SM90_TMA_LOAD_2D::copy(&params.scales_map, &smem.full[stage_idx], weight_policy(),
+                                 smem.scales[stage_idx], tile.n, row);
+    if constexpr (kHasZeros<Config>) {
+      cute::SM90_TMA_LOAD_2D::copy(&params.zeros_map, &smem.full[stage_idx], weight_policy(),
+                                   smem.zeros[stage_idx], tile.n, row);
     }
   }
 

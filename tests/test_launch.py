@@ -87,10 +87,13 @@ def test_every_field_says_what_the_arrays_are(driver: FakeDriver) -> None:
     }
     assert (params["m"], params["n"], params["k"], params["num_groups"]) == (15, N, K, 8)
     assert (params["group_shift"], params["alpha"]) == (7, 0.25)
-    assert (params["bulk_groups"], params["out_aligned"]) == (1, 1)
+    assert (params["aligned_groups"], params["out_aligned"]) == (1, 1)
     float16, float32 = 6, 7
     assert params["a_map"][:5] == (A, float16, K, 15, 2 * K + 32)
     assert params["out_map"][:5] == (OUT, float32, N, 15, 4 * N + 16)
+    int32, groups_of_a_stage = 3, 128 // GROUP if GROUP < 128 else 1
+    assert params["scales_map"][:7] == (SCALES, float16, N, 8, 2 * N + 64, 128, groups_of_a_stage)
+    assert params["zeros_map"][:7] == (ZEROS, int32, N, 8, 4 * N + 64, 128, groups_of_a_stage)
     assert launched.stream == 0x51
 
 
@@ -107,7 +110,7 @@ def test_one_group_of_all_k_is_group_0_at_every_k(driver: FakeDriver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "bulk_groups", "out_aligned"),
+    ("changed", "aligned_groups", "out_aligned"),
     [
         ({}, 1, 1),
         ({"out": on_gpu((M, N), "f2", OUT + 8)}, 1, 0),
@@ -120,11 +123,11 @@ def test_one_group_of_all_k_is_group_0_at_every_k(driver: FakeDriver) -> None:
     ],
 )
 def test_unaligned_arrays_are_kept_from_the_copy_engine(
-    driver: FakeDriver, changed: dict[str, Any], bulk_groups: int, out_aligned: int
+    driver: FakeDriver, changed: dict[str, Any], aligned_groups: int, out_aligned: int
 ) -> None:
     gemm(**arrays() | changed)
     params = driver.last.params
-    assert (params["bulk_groups"], params["out_aligned"]) == (bulk_groups, out_aligned)
+    assert (params["aligned_groups"], params["out_aligned"]) == (aligned_groups, out_aligned)
 
 
 def test_last_tile_that_is_no_16_bytes_wide_gets_no_bulk_copy(driver: FakeDriver) -> None:
@@ -133,7 +136,7 @@ def test_last_tile_that_is_no_16_bytes_wide_gets_no_bulk_copy(driver: FakeDriver
     given["zeros"] = on_gpu((8, 100), "u1", ZEROS, strides=(112, 1))
     given["out"] = on_gpu((M, 100), "f2", OUT, strides=(208, 2))
     gemm(**given)
-    assert driver.last.params["bulk_groups"] == 0
+    assert driver.last.params["aligned_groups"] == 0
 
 
 # ------------------------------------------------------------------------------------ the grid
