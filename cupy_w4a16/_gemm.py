@@ -59,7 +59,8 @@ def gemm(
     b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024)
         Codes from `quantize` or `pack`; a slice along the first two axes is fine.
     scales : array (ceil(k / group_size), n), dtype of `a`
-    zeros : array like `scales`: uint8, int8 or int32 from 0 to 16, float32, or dtype of `a`; None: all are 8
+    zeros : array like `scales`: uint8, int8 or int32 from 0 to 16; float32 or dtype of `a`, to +-65504;
+        None: all are 8
     group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`
     bias : array (n,), dtype of `a`
     alpha : float

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: What the copy engine wants of addresses and strides.
 ALIGN_BYTES = 16
+#: Kernels count rows, columns and k in 32 bits, and tiles reach past the end; addresses have 64.
+SIZE_MAX = 2**31 - 1024
 _ONE_GROUP_SHIFT = 31  # k >> 31 is group 0 for every k
 
 
@@ -102,6 +104,9 @@ class Plan:
         self.kernel: LoadedKernel | None = None
         if not (problem.m and problem.n):
             return
+        for name in ("m", "n", "k"):
+            if (size := getattr(problem, name)) > SIZE_MAX:
+                raise ValueError(f"{name} is {size}: at most {SIZE_MAX}; cut the product into several")
         self.kernel = load(kernel_for(config, problem, arguments.activation), device)
         self._launch = _driver.library().cuLaunchKernelEx
         self._function = ctypes.c_void_p.from_param(self.kernel.function)

@@ -148,7 +148,7 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     in_flight = 8 + stage_groups(problem) * (3 if problem.zeros else 1)
     subtracting = 12 * (tiles - 1) if problem.zeros else 0
     eights = -(-config.tile_m // 8)
-    needed = tiles * (stages * in_flight + 6 + 17 * (eights - 1)) + 40 + subtracting
+    needed = tiles * (stages * in_flight + 6 + 19 * (eights - 1)) + 40 + subtracting
     had = min(65_536 // threads, 255) // 8 * 8
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
@@ -184,16 +184,28 @@ def _shape_reason(config: GemmConfig) -> str | None:
     return None
 
 
+def _register_reason(config: GemmConfig) -> str | None:
+    """Where ptxas would spill, or serialise wgmma; thresholds from compiling a hundred configurations."""
+    sums, had = config.accumulator_registers, config.registers[0]
+    held = config.warpgroup_blocks * (8 + 8 * config.batch_steps)  # words and fragments
+    spare = -80 if config.scale_on == "accumulators" else 28
+    if had - sums - held < spare:
+        return f"a thread would hold {sums} float32 sums and {held} words and weights; it has {had} registers"
+    entry = 65_536 // (config.threads * config.ctas_per_sm) // 8 * 8
+    if config.tile_m // 2 + 30 > entry:
+        return f"a wgmma of {config.tile_m} tokens takes more than the {entry} registers a thread starts with"
+    return None
+
+
 def _resource_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """What the problem's dtypes and groups make too large."""
     if config.scale_on == "accumulators" and problem.group_size == 32:
         return "scale_on is 'accumulators', which are scaled every 64 k: group_size is 32, at least 64"
-    needed, had = config.accumulator_registers, config.registers[0]
-    if needed > had - 40:
-        return (
-            f"a thread would hold {needed} float32 sums; of its {had} registers {had - 40} are left for them"
-        )
+    if reason := _register_reason(config):
+        return reason
     stages = resolved_stages(config, problem)
+    if stages < STAGES_MIN * config.split_k_warpgroups:
+        return f"{stages} stages are too few: of every second one, a warpgroup needs two"
     needed, had = smem_bytes(config, problem, stages), smem_limit(config)
     if needed > had:
         return (

@@ -4,7 +4,7 @@
 //   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
 //   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
 //   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
-//   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale (nothing is rounded)
+//   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale
 //   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time
 //
 // The first instructions are the loads of weights; activations wait for the kernels before this one.
@@ -45,8 +45,7 @@ template <class Config>
 struct DecodeStorage {
   static constexpr int kWarps = Config::kWarps;
   static constexpr int kTokenTiles = (Config::kTileM + 7) / 8;  // of mma.sync's eight tokens
-  static constexpr int kSumPitch =
-      20;  // floats from one token's sixteen columns to the next's: apart in banks
+  static constexpr int kSumPitch = 20;  // floats from a token's sixteen columns to the next's: apart in banks
 
   // Activations of one warp, [block in flight][token][128 k], chunks of 16 bytes swizzled by the token.
   alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
@@ -182,15 +181,14 @@ struct Decode {
   // 128 k of every token: sixteen chunks a token, two tokens a warp at once; what lies past m or k becomes zero.
   __device__ __forceinline__ void copy_activations(int slot, int k_block) const {
     const int chunk = lane % 16;
-    const int k_bytes = k_block * kBlockK * 2 + chunk * 16;
-    const int left = min(max(params.k * 2 - k_bytes, 0), 16);
+    const int k = k_block * kBlockK + chunk * 8;
+    const int left = min(max(params.k - k, 0), 8);
 #pragma unroll
     for (int i = 0; i < Config::kTileM; i += 2) {
       const int token = i + lane / 16;
       const bool exists = first_token + token < params.m && left > 0;
-      const uint8_t* source = params.a + int64_t(first_token + token) * params.a_row_bytes + k_bytes;
-      if (token < Config::kTileM)
-        copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left : 0);
+      const uint8_t* source = params.a + int64_t(first_token + token) * params.a_row_bytes + int64_t(k) * 2;
+      copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left * 2 : 0);
     }
   }
 

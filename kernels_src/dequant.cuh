@@ -20,7 +20,7 @@ namespace w4a16 {
 template <class Element, class Zero>
 struct GroupScale {
   uint32_t scale;          // a pair: column 2g in the low half
-  uint32_t minus_zero[2];  // pairs of addends, one per column; see load()
+  uint32_t minus_zero[2];  // pairs of addends, one per column; see make_group_scale()
   uint32_t zero_low[2];    // float zeros wider than Element: what their rounding left over
 };
 

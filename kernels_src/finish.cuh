@@ -11,9 +11,11 @@ enum class Activation { kNone, kGelu, kGeluTanh, kSilu, kRelu };
 template <Activation kActivation>
 __device__ __forceinline__ float activate(float x) {
   if constexpr (kActivation == Activation::kGelu) {
-    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    return 0.5f * x *
+           (1.0f + erff(x * 0.70710678118654752f));  // erfc would not cancel in the tail, but spills
   } else if constexpr (kActivation == Activation::kGeluTanh) {
-    return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)), which does not cancel.
+    return x / (1.0f + __expf(-1.59576912160573071f * (x + 0.044715f * x * x * x)));
   } else if constexpr (kActivation == Activation::kSilu) {
     return x / (1.0f + __expf(-x));
   } else if constexpr (kActivation == Activation::kRelu) {

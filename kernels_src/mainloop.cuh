@@ -11,7 +11,7 @@
 //   release       the stage before
 //
 // Scales multiply the weights, or, with kScaleAccumulators, the float32 sums of each half: the tensor cores then see
-// q - zero, nothing is rounded before the sum, and dequantisation is shorter; it pays where tokens are few.
+// q - zero, no product with a scale is rounded, and dequantisation is shorter; it pays where tokens are few.
 #pragma once
 
 #include "dequant.cuh"

@@ -53,7 +53,7 @@ inline constexpr int kStageGroups = Config::kGroupSize < kBlockK ? kBlockK / Con
 template <class Config>
 inline constexpr bool kHasZeros = !kSame<typename Config::Zero, NoZeros>;
 
-// Pingpong's two warpgroups take turns at whole tiles; otherwise warpgroups halve the tile, and may also share its k.
+// Pingpong's two warpgroups take turns at whole tiles; otherwise warpgroups share the tile's columns, and may share its k.
 template <class Config>
 inline constexpr int kConsumerWarpgroups =
     Config::kPingpong ? 2 : Config::kWarpgroupsN * Config::kSplitWarpgroups;

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 Row = dict[str, Any]
-_POOL = 3000  # random rows to choose from: many times the rarest pair's chance
+_POOL = 12_000  # random rows to choose from: many times the rarest pair's chance
 
 
 def pairs_of(names: Iterable[str]) -> list[tuple[str, ...]]:
