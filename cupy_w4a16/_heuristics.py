@@ -2,16 +2,16 @@
 
 A configuration's time is modelled as
 
-    fixed_us + waves * (wave_us + block_us * blocks of 128 k a contributor) + mb_us * megabytes of codes
+    fixed_us + waves * (wave_us + block_us * blocks of 128 k a contributor) + million_us * million weights
 
 where a wave is as many tiles as the GPU holds CTAs, and reading codes counts where one tile holds all tokens.
 The model is there to order configurations. It was fitted, by non-negative least squares of the relative
-error, to a sweep over (n, k) = (4096, 4096), (6144, 4096), (4096, 14336), (8192, 8192), (28672, 4096),
-(8192, 28672), (57344, 8192) and m = 1, 2, 4, ... 8192: one H100 80GB HBM3 of 132 SMs, 2026-11-22, float16,
-group 128, symmetric, cold weights, CUDA graphs. There its choices take 1.005 times as long as the best of
-the configurations swept (geometric mean of 104 points); at worst 1.076, at 28672x4096 and m = 512, where it
-takes 192x128 and 128x128 was best. With one (n, k) left out of the fit, its points take 1.007 to 1.031 times
-as long.
+error (`bench --fit` on what `bench --all-configs --csv` writes), to a sweep over (n, k) = (4096, 4096),
+(6144, 4096), (4096, 14336), (8192, 8192), (28672, 4096), (8192, 28672), (57344, 8192) and m = 1, 2, 4, ...
+8192: one H100 80GB HBM3 of 132 SMs, 2026-11-22, float16, group 128, symmetric, cold weights, CUDA graphs.
+There its choices take 1.005 times as long as the best of the configurations swept (geometric mean of 104
+points); at worst 1.076, at 28672x4096 and m = 512, where it takes 192x128 and 128x128 was best. With one
+(n, k) left out of the fit, its points take 1.007 to 1.031 times as long.
 
 Swept and dropped, with their best showing against what is here: clusters of 2x1, 1x2 and 2x2 that share
 operands (1.02 times as long), 128x128 pingpong (1.05), 64-token pingpong (1.05), 256x96 (1.09), 128x256 with
@@ -21,6 +21,7 @@ its two stages (1.13), 256x64 with k split (1.16).
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import mul
 from typing import NamedTuple
 
 from ._config import BLOCK_K, NAMED_CONFIGS, GemmConfig, GemmProblem
@@ -33,7 +34,7 @@ class Cost(NamedTuple):
     fixed_us: float
     block_us: float
     wave_us: float
-    mb_us: float
+    million_us: float
 
 
 def _mma(tile_n: int, tile_m: int, warpgroups: int, ctas_per_sm: int, stages: int) -> GemmConfig:
@@ -118,14 +119,14 @@ def choose_config(problem: GemmProblem, num_sms: int = 132) -> GemmConfig:
     >>> choose_config(GemmProblem(1, 4096, 4096)).family
     'mma'
     """
-    candidates = [config for config in COSTS if _serves(config, problem.m) and is_valid(config, problem)]
+    candidates = [config for config in COSTS if serves(config, problem.m) and is_valid(config, problem)]
     if not candidates:  # float32 zeros of small groups leave room for few stages: take what fits
         candidates = [config for config in COSTS if is_valid(config, problem)]
     return min(candidates, key=lambda config: modelled_us(config, problem, num_sms))
 
 
-def _serves(config: GemmConfig, m: int) -> bool:
-    """Whether `config` was swept at this many tokens: small tiles hold all of them, with little to spare."""
+def serves(config: GemmConfig, m: int) -> bool:
+    """Whether `config` is for this many tokens: small tiles hold all of them, with little to spare."""
     if config.family == "mma":
         return m <= 16 and config.tile_m == next(tile for tile in (2, 4, 8, 16) if tile >= m)
     if config.tile_m <= 32:
@@ -135,17 +136,17 @@ def _serves(config: GemmConfig, m: int) -> bool:
     return m > 32
 
 
+def terms(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Cost:
+    """What each number of a `Cost` is multiplied by."""
+    tiles_n, tiles_m = -(-problem.n // config.tile_n), -(-problem.m // config.tile_m)
+    waves = -(-tiles_n * tiles_m * config.split_k_cluster // (num_sms * config.ctas_per_sm))
+    million_weights = problem.n * problem.k * 1e-6
+    if config.family == "mma":
+        return Cost(1.0, 0.0, waves, million_weights * tiles_m)
+    blocks = -(-problem.k // BLOCK_K) / config.splits
+    return Cost(1.0, waves * blocks, waves, million_weights if tiles_m == 1 else 0.0)
+
+
 def modelled_us(config: GemmConfig, problem: GemmProblem, num_sms: int) -> float:
     """The model's time; right within about 10 % where the sweep went, a means of comparison elsewhere."""
-    tiles_n, tiles_m = -(-problem.n // config.tile_n), -(-problem.m // config.tile_m)
-    tiles = tiles_n * tiles_m * config.split_k_cluster
-    k_blocks = -(-problem.k // BLOCK_K)
-    megabytes = problem.n * problem.k * 1e-6
-    cost = COSTS[config]
-    if config.family == "mma":
-        waves = -(-tiles // (num_sms * config.ctas_per_sm))
-        return cost.fixed_us + cost.wave_us * waves + cost.mb_us * megabytes * tiles_m
-    waves = -(-tiles // (num_sms * config.ctas_per_sm))
-    blocks = k_blocks / config.splits
-    codes_us = cost.mb_us * megabytes if tiles_m == 1 else 0.0
-    return cost.fixed_us + waves * (cost.wave_us + cost.block_us * blocks) + codes_us
+    return sum(map(mul, COSTS[config], terms(config, problem, num_sms)))

@@ -65,6 +65,15 @@ def add_bench(commands: Any) -> None:
         help="tokens a second that the linear layers of Llama-3.1-8B and 70B allow, FP16 against 4 bits "
         f"(default M={','.join(map(str, CHAIN_TOKENS))})",
     )  # fmt: skip
+    other.add_argument(
+        "--fit", nargs="+", metavar="FILE.csv",
+        help="fit the heuristic's time model to times of --all-configs --csv, print its table and how good "
+        "its choices are; needs no GPU",
+    )  # fmt: skip
+    other.add_argument(
+        "--sms", type=int, default=132, metavar="S",
+        help="multiprocessors of the GPU that was measured, for --fit (default: %(default)s)",
+    )  # fmt: skip
     bench.set_defaults(run=_run("bench"))
 
 

@@ -29,6 +29,11 @@ def run_command(command: str, chosen: argparse.Namespace) -> int:
 
 def run_bench(chosen: argparse.Namespace) -> int:
     """`bench`; 1 where a result was wrong."""
+    if chosen.fit:
+        from .fit import report
+
+        print(report(chosen.fit, chosen.sms))
+        return 0
     problems = problems_of(chosen)
     if chosen.list_configs:
         return _list_configs(problems)
