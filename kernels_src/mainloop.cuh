@@ -136,8 +136,8 @@ struct Mainloop {
       add_scaled(accum, registers);
       if constexpr (kBatch == kBatches - 1) release(stage.state.stage_idx);
     } else {
-      cute::warpgroup_wait<
-          1>();  // the batch before is done: its fragments, and before step 0 its stage, are free
+      // The batch before is done: its fragments, and before step 0 its stage, are free.
+      cute::warpgroup_wait<1>();
       if constexpr (kStep == 0) {
         if (stage.has_previous) release(stage.previous);
       }
