@@ -17,6 +17,7 @@ from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
 from ._paths import cache_dir
 from ._quantize import QuantizedWeight, dequantize, quantize
 from ._workspace import workspace_bytes
+from .formats import PermutedWeight, from_awq, from_compressed_tensors, from_gptq
 from .linear import Linear
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "GemmConfig",
     "GemmProblem",
     "Linear",
+    "PermutedWeight",
     "QuantizedWeight",
     "UnsupportedDeviceError",
     "W4A16Error",
@@ -36,6 +38,9 @@ __all__ = [
     "compile_kernels",
     "configs",
     "dequantize",
+    "from_awq",
+    "from_compressed_tensors",
+    "from_gptq",
     "gemm",
     "occupancy",
     "pack",

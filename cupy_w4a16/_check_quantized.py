@@ -183,7 +183,7 @@ def _zeros_dtype(zeros: Any, s_shape: tuple[int, ...], dtype: Any, xp: ModuleTyp
     if zeros.shape != s_shape:
         hint = "one zero for every scale"
         if zeros.dtype.itemsize == 4 and zeros.ndim == 2 and zeros.shape[1] * 8 == s_shape[1]:
-            hint = "it looks like packed qzeros, eight an integer: unpack them (GPTQ v1 keeps zero - 1)"
+            hint = "it looks like packed qzeros, eight an integer: read the weight with from_gptq or from_awq"
         raise ValueError(f"zeros is of shape {zeros.shape}, scales of {s_shape}: they must agree; {hint}")
     name = _INTEGER_NAMES.get(zeros.dtype)
     if name is not None:

@@ -63,7 +63,7 @@ def test_shape_of_zeros(make):
         "one zero for every scale",
     )
     qzeros = make("zeros", (ROWS, N // 8), "i4")
-    has(message_of(ValueError, make, zeros=qzeros), "zeros is of shape (4, 24)", "packed qzeros", "unpack")
+    has(message_of(ValueError, make, zeros=qzeros), "zeros is of shape (4, 24)", "packed qzeros", "from_gptq")
 
 
 def test_shape_of_bias(make):
@@ -103,9 +103,9 @@ GPTQ, AWQ, COMPRESSED = "GPTQ qweight", "AWQ qweight", "compressed-tensors weigh
 @pytest.mark.parametrize(
     ("shape", "dtype", "looks_like", "todo"),
     [
-        ((K // 8, N), "i4", GPTQ, "pack(q)"),
-        ((K, N // 8), "i4", AWQ, "pack(q)"),
-        ((N, K // 8), "i4", COMPRESSED, "pack(q)"),
+        ((K // 8, N), "i4", GPTQ, "from_gptq("),
+        ((K, N // 8), "i4", AWQ, "from_awq("),
+        ((N, K // 8), "i4", COMPRESSED, "from_compressed_tensors("),
         ((K // 16, 2 * N), "i4", "Marlin weight", "checkpoint it was made of"),
         ((K, N), "u1", "codes (k, n)", "pack(b_packed)"),
         ((N, K), "u1", "codes (n, k)", "pack(b_packed.T)"),
