@@ -91,7 +91,7 @@ def from_compressed_tensors(
         )
     zeros = None if zero_point is None else ("weight_zero_point", _zeros(xp, zero_point, weight_scale.shape))
     group_size = group_size_of("weight_scale", weight_scale.shape[1], k, group_size)
-    if g_idx is not None and bool((g_idx == -1).any()):
+    if g_idx is not None and g_idx.dtype.kind == "i" and bool((g_idx == -1).any()):
         g_idx = None
     perm = permutation(xp, "weight_g_idx", g_idx, k, group_size)
     codes = codes_across(xp, words)[:, :k].T
