@@ -17,8 +17,16 @@ from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
 from ._paths import cache_dir
 from ._quantize import QuantizedWeight, dequantize, quantize
 from ._workspace import workspace_bytes
-from .formats import PermutedWeight, from_awq, from_compressed_tensors, from_gptq
+from .formats import (
+    PermutedWeight,
+    from_awq,
+    from_compressed_tensors,
+    from_gguf,
+    from_gptq,
+    open_gguf,
+)
 from .linear import Linear
+from .storage import load, save
 
 __version__ = "0.1.0"
 
@@ -40,11 +48,15 @@ __all__ = [
     "dequantize",
     "from_awq",
     "from_compressed_tensors",
+    "from_gguf",
     "from_gptq",
     "gemm",
+    "load",
     "occupancy",
+    "open_gguf",
     "pack",
     "quantize",
+    "save",
     "unpack",
     "workspace_bytes",
 ]

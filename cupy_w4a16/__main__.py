@@ -1,4 +1,4 @@
-"""The command line: `python -m cupy_w4a16 {info, demo, bench, tune, compile, clear-cache}`."""
+"""The command line: `python -m cupy_w4a16 {info, demo, inspect, bench, tune, compile, clear-cache}`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from ._errors import W4A16Error
+from ._inspect import add_inspect
 from .bench.arguments import add_bench, add_tune
 
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     _add_demo(commands)
+    add_inspect(commands)
     add_bench(commands)
     add_tune(commands)
 

@@ -1,0 +1,245 @@
+"""Packed weights on disk: `save` and `load`, a safetensors file that says which packed layout it has.
+
+Metadata: ``format`` is "cupy_w4a16", ``packed_layout_version`` the number, ``weights`` JSON: for each weight
+its kind ("weight", "permuted" or "linear"), the names of its arrays, and what is no array, such as
+``group_size`` and ``k``. The arrays of weight W are the tensors ``W.b_packed``, ``W.scales`` and so on; every
+tensor that no weight names is a plain array.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ._arrays import as_arrays, type_name
+from ._check_quantized import check_quantized
+from ._pack import BLOCK_K, PACKED_LAYOUT_VERSION
+from ._quantize import QuantizedWeight
+from .formats._permuted import PermutedWeight
+from .formats._safetensors import Entry, Safetensors, dtype_name, write_safetensors
+from .linear import Linear
+
+FORMAT = "cupy_w4a16"
+_KINDS = {"weight": QuantizedWeight, "permuted": PermutedWeight, "linear": Linear}
+
+
+def save(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
+    """Write packed weights to a safetensors file, so that packing happens once; `load` reads it.
+
+    The file is written beside its place and moved there when it is whole. GPU arrays are copied to the host
+    one at a time.
+
+    Args:
+        path: the file, by custom ``*.safetensors``; it is replaced if it exists.
+        weights: by name, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear`` (with bias, alpha and
+            its other options), and plain NumPy or CuPy arrays (norms, embeddings).
+
+    Raises:
+        TypeError: a name is no text, a value none of these, or a dtype one that safetensors lacks.
+        ValueError: names clash (a plain array "up.scales" beside a weight "up"), or arrays of a weight do not
+            fit together.
+        OSError: the file can't be written.
+
+    Example:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from cupy_w4a16 import load, quantize, save
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> save(path, {"up": quantize(np.eye(128, 64, dtype=np.float16)), "norm": np.ones(64, np.float16)})
+        >>> sorted(load(path))
+        ['norm', 'up']
+    """
+    tensors: dict[str, Any] = {}
+    described: dict[str, dict[str, Any]] = {}
+    owners: dict[str, str] = {}
+    for name, value in weights.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is a {type_name(name)}: names are texts")
+        if name == "__metadata__" or _is_broken(name):
+            raise ValueError(f"the name {name!r} can't stand in a safetensors file: rename it")
+        parts = _parts(name, value)
+        if isinstance(value, tuple(_KINDS.values())):
+            described[name] = {
+                "kind": next(kind for kind, one in _KINDS.items() if isinstance(value, one)),
+                "arrays": [key for key, x in parts.items() if hasattr(x, "shape")],
+                **{key: x for key, x in parts.items() if not hasattr(x, "shape")},
+            }
+            parts = {f"{name}.{key}": x for key, x in parts.items() if hasattr(x, "shape")}
+        for key, x in parts.items():
+            if key in tensors:
+                raise ValueError(
+                    f"weights {owners[key]!r} and {name!r} both need the tensor {key!r}: rename one"
+                )
+            dtype_name(key, x.dtype)
+            tensors[key], owners[key] = x, name
+    metadata = {
+        "format": FORMAT,
+        "packed_layout_version": str(PACKED_LAYOUT_VERSION),
+        "weights": json.dumps(described),
+    }
+    write_safetensors(path, tensors, metadata)
+
+
+def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
+    """The weights of a file that `save` wrote, by name, each read when it is asked for.
+
+    Args:
+        path: the file; only its header is read here.
+        xp: ``numpy`` or ``cupy``: where arrays go; cupy's current device.
+
+    Returns:
+        A read-only mapping of names to what was saved: ``QuantizedWeight``, ``PermutedWeight``, ``Linear`` or
+        plain array, new at each look-up. ``dict(load(path))`` reads all.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no safetensors file, truncated, not of this package, or of another packed layout; at
+            a look-up: its arrays do not make a weight.
+
+    Example:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from cupy_w4a16 import Linear, load, quantize, save
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> save(path, {"up": Linear(*quantize(np.eye(200, 64, dtype=np.float16)), k=200)})
+        >>> load(path)["up"]
+        Linear(200 -> 64, group_size=128, float16, numpy)
+    """
+    return Weights(path, xp)
+
+
+class Weights(Mapping[str, Any]):
+    """What `load` returns: a saved file as a mapping; `parts` and `options` read nothing more."""
+
+    def __init__(self, path: str | os.PathLike[str], xp: ModuleType = np) -> None:
+        self._file, self._xp = Safetensors(path), xp
+        self._described = _described(self._file)
+        self._parts = {
+            name: {key: f"{name}.{key}" for key in one.pop("arrays")} for name, one in self._described.items()
+        }
+        owned = {tensor for parts in self._parts.values() for tensor in parts.values()}
+        for name in owned - self._file.entries.keys():
+            raise ValueError(f"{self.path} is damaged: the tensor {name!r} of a weight is missing")
+        plain = self._file.entries.keys() - owned
+        for name in plain & self._parts.keys():
+            raise ValueError(f"{self.path} is damaged: {name!r} is both a weight and a tensor")
+        self._parts |= {name: {"": name} for name in self._file.entries if name in plain}
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def parts(self, name: str) -> dict[str, Entry]:
+        """Dtype, shape and place of each tensor of a weight; under "" that of a plain array."""
+        return {key: self._file.entries[tensor] for key, tensor in self._parts[name].items()}
+
+    def options(self, name: str) -> dict[str, Any]:
+        """What a weight has beside its tensors: kind, group_size, ...; nothing for a plain array."""
+        return dict(self._described.get(name, {}))
+
+    def __getitem__(self, name: str) -> Any:
+        parts, options = self._parts[name], self.options(name)
+        kind = options.pop("kind", None)
+        arrays = {key: self._xp.asarray(self._file.read(tensor)) for key, tensor in parts.items()}
+        if kind is None:
+            return arrays[""]
+        value: Any
+        try:
+            if kind == "permuted":
+                value = PermutedWeight(perm=arrays.pop("perm"), weight=_weight(arrays, options))
+            else:
+                value = _weight(arrays, options) if kind == "weight" else Linear(**(arrays | options))
+            _parts(name, value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}: weight {name!r} is damaged: {error}") from error
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} weights in {str(self.path)!r}>"
+
+
+def _parts(name: str, value: Any) -> dict[str, Any]:
+    """The arguments that make `value` again, None left out; under its name alone if it is a plain array."""
+    if isinstance(value, Linear):
+        given = value._given()
+        if given.get("dtype") is not None:
+            given["dtype"] = given["dtype"].name
+    elif isinstance(value, PermutedWeight):
+        given = _parts(name, value.weight) | _parts("perm", value.perm)
+    elif isinstance(value, QuantizedWeight):
+        try:
+            weight = check_quantized(*value, k=_largest_k(value))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"weight {name!r}: {error}") from error
+        given = {key: getattr(weight, key) for key in QuantizedWeight._fields}
+    else:
+        try:
+            return {name: as_arrays({name: value})[1][0]}
+        except TypeError as error:
+            raise TypeError(
+                f"{name!r} is a {type_name(value)}: {', '.join(one.__name__ for one in _KINDS.values())} "
+                "and arrays can be saved"
+            ) from error
+    return {key: x for key, x in given.items() if x is not None}
+
+
+def _is_broken(text: str) -> bool:
+    """Whether UTF-8 can't say it: half of a surrogate pair."""
+    return text.encode(errors="replace").decode() != text
+
+
+def _weight(arrays: dict[str, Any], options: dict[str, Any]) -> QuantizedWeight:
+    if type(options["group_size"]) is not int:
+        raise TypeError(f"its group_size is {options['group_size']!r}")
+    return QuantizedWeight(**({"zeros": None} | arrays | options))
+
+
+def _largest_k(weight: QuantizedWeight) -> int | None:
+    """A QuantizedWeight does not keep k; the largest that its arrays allow is good for checking them."""
+    if len(np.shape(weight.b_packed)) != 3 or len(np.shape(weight.scales)) != 2 or not weight.group_size:
+        return None
+    most = BLOCK_K * int(weight.b_packed.shape[1])
+    return most if weight.group_size < 0 else min(most, weight.group_size * int(weight.scales.shape[0]))
+
+
+def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
+    """The weights that the metadata describe, as far as metadata alone can be checked."""
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{file.path} is a safetensors file that save() did not write (its metadata name the format "
+            f"{metadata.get('format')!r}, not {FORMAT!r})"
+        )
+    version = metadata.get("packed_layout_version")
+    if version != str(PACKED_LAYOUT_VERSION):
+        raise ValueError(
+            f"{file.path} has packed layout version {version}, this package reads {PACKED_LAYOUT_VERSION}: "
+            "pack the weights anew, or use the version of the package that wrote it"
+        )
+    try:
+        described = json.loads(metadata["weights"])
+        sound = all(
+            one["kind"] in _KINDS and all(isinstance(key, str) for key in one["arrays"])
+            for one in described.values()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{file.path} is damaged: its metadata do not describe its weights")
+    return {str(name): dict(one) for name, one in described.items()}

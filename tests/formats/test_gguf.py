@@ -1,0 +1,297 @@
+"""GGUF tensors: codes, scales and zeros against blocks built here in plain loops; and damaged files."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cupy_w4a16 import Linear, dequantize, from_gguf, open_gguf, unpack
+
+K, N = 160, 70  # five groups: not whole blocks of ours in either direction
+TYPES = {"Q4_0": 2, "Q4_1": 3}
+U = 2.0**-24  # half a unit in float32's last place
+STRING, ARRAY, UINT32 = 8, 9, 4
+
+
+def encoded(q: np.ndarray, d: np.ndarray, m: np.ndarray | None) -> bytes:
+    """Blocks by the format's definition: a row of the file is a column n here."""
+    parts = []
+    for column in range(q.shape[1]):
+        for group in range(q.shape[0] // 32):
+            parts.append(struct.pack("<e", d[group, column]))
+            if m is not None:
+                parts.append(struct.pack("<e", m[group, column]))
+            codes = [int(q[32 * group + i, column]) for i in range(32)]
+            parts.append(bytes(codes[i] | codes[i + 16] << 4 for i in range(16)))
+    return b"".join(parts)
+
+
+def defined(q: np.ndarray, d: np.ndarray, m: np.ndarray | None) -> np.ndarray:
+    """The format's weights in float64, which holds a code times a float16 plus a float16 exactly."""
+    d = np.repeat(d.astype(np.float64), 32, axis=0)
+    if m is None:
+        return (q - 8.0) * d
+    return q * d + np.repeat(m.astype(np.float64), 32, axis=0)
+
+
+def drawn(
+    kind: str, seed: int = 0, k: int = K, n: int = N
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    rng = np.random.default_rng(seed)
+    q = rng.integers(0, 16, (k, n))
+    d = (rng.standard_normal((k // 32, n)) * 0.01).astype(np.float16)
+    m = (rng.standard_normal((k // 32, n)) * 0.1).astype(np.float16)
+    return q, d, m if kind == "Q4_1" else None
+
+
+def raw(q: np.ndarray, d: np.ndarray, m: np.ndarray | None) -> np.ndarray:
+    return np.frombuffer(encoded(q, d, m), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", 2])
+def test_q4_0_is_exact(kind: Any) -> None:
+    q, d, _ = drawn("Q4_0")
+    weight = from_gguf(raw(q, d, None), kind, (K, N))
+    assert weight.zeros is None
+    assert weight.group_size == 32
+    assert np.array_equal(unpack(weight.b_packed, K, N), q)
+    assert weight.scales.dtype == np.float16
+    assert np.array_equal(weight.scales, d)
+    assert np.array_equal(dequantize(*weight, dtype=np.float32), defined(q, d, None))
+
+
+def test_q4_1_is_within_three_roundings() -> None:
+    q, d, m = drawn("Q4_1")
+    assert m is not None
+    weight = from_gguf(raw(q, d, m), "Q4_1", (K, N))
+    assert np.array_equal(unpack(weight.b_packed, K, N), q)
+    assert np.array_equal(weight.scales, d)
+    assert weight.zeros.dtype == np.float32
+    exact = defined(q, d, m)
+    error = abs(dequantize(*weight, dtype=np.float32) - exact)
+    bound = U * (np.repeat(abs(m.astype(np.float64)), 32, axis=0) + 2 * abs(exact)) * (1 + 4 * U)
+    assert (error <= bound).all()
+
+
+def test_q4_1_whose_minimum_is_whole_steps_is_exact() -> None:
+    q, d, _ = drawn("Q4_1")
+    d = np.ldexp(1.0, np.random.default_rng(2).integers(-14, 2, d.shape)).astype(np.float16)
+    m = (-d * np.random.default_rng(3).integers(0, 16, d.shape)).astype(np.float16)
+    weight = from_gguf(raw(q, d, m), "Q4_1", (K, N))
+    assert np.array_equal(dequantize(*weight, dtype=np.float32), defined(q, d, m))
+
+
+@pytest.mark.parametrize("m", [0.0, -0.0, 0.25, -3.0, 65504.0, 2.0**-24])
+def test_q4_1_without_steps_is_its_minimum(m: float) -> None:
+    q = np.arange(32).reshape(32, 1) % 16
+    weight = from_gguf(raw(q, np.zeros((1, 1)), np.full((1, 1), m)), "Q4_1", (32, 1))
+    assert np.isfinite(weight.zeros).all()
+    assert (dequantize(*weight, dtype=np.float32) == np.float32(m)).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("d", "m"), [(2.0**-24, 1.0), (2.0**-24, -0.00391), (2.0**-14, 4.0), (0.5, 60000.0)])
+def test_q4_1_zero_that_float16_cannot_subtract_becomes_a_constant_block(
+    d: float, m: float, sign: int
+) -> None:
+    q = np.arange(32).reshape(32, 1) % 16
+    half_d, half_m = np.full((1, 1), sign * d, np.float16), np.full((1, 1), m, np.float16)
+    weight = from_gguf(raw(q, half_d, half_m), "Q4_1", (32, 1))
+    assert (unpack(weight.b_packed, 32, 1) == 0).all()
+    assert np.isfinite(weight.zeros.astype(np.float16)).all()
+    ours = dequantize(*weight)
+    # Both are rounded to float16, from values less than half a unit in its last place apart.
+    wanted = defined(q, half_d, half_m).astype(np.float16)
+    ulp = np.spacing(np.maximum(abs(ours), abs(wanted)).astype(np.float16))
+    assert (abs(ours.astype(np.float64) - wanted) <= ulp).all()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_long_weights_are_read_in_strips(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy_w4a16.formats import gguf as ours
+
+    q, d, m = drawn(kind, n=200)
+    whole = from_gguf(raw(q, d, m), kind, (K, 200))
+    monkeypatch.setattr(ours, "_STRIP_WEIGHTS", {"numpy": 1})
+    for x, y in zip(whole, from_gguf(raw(q, d, m), kind, (K, 200)), strict=True):
+        assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_what_the_gguf_package_packs_and_dequantizes_is_the_same(kind: str) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    number = gguf.GGMLQuantizationType[kind]
+    w = np.random.default_rng(4).standard_normal((N, K)).astype(np.float32)
+    w[3, 32:64] = 0.5  # a block without steps
+    data = gguf.quants.quantize(w, number)
+    theirs = gguf.quants.dequantize(data, number)
+    ours = dequantize(*from_gguf(data, number, (K, N)), dtype=np.float32).T
+    largest = abs(w).max()  # no minimum and no weight is larger, so three roundings are at most these
+    assert abs(ours - theirs).max() <= (0 if kind == "Q4_0" else 4 * U * largest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ((b"", "Q4_0", (32, 1)), TypeError, "not an array"),
+        ((np.zeros(18, np.int8), "Q4_0", (32, 1)), TypeError, "uint8"),
+        ((np.zeros(18, np.uint8), None, (32, 1)), TypeError, "tensor_type is None"),
+        ((np.zeros(18, np.uint8), "Q4_0", None), TypeError, "shape is None"),
+        ((np.zeros(18, np.uint8), "Q4_K", (32, 1)), ValueError, "type Q4_K"),
+        ((np.zeros(18, np.uint8), "Q4_1", (32, 1)), ValueError, "takes 20 bytes, but there are 18"),
+        ((np.zeros(18, np.uint8), "Q4_0", (1, 32)), ValueError, "no multiple of 32"),
+        ((np.zeros(18, np.uint8), "Q4_0", (32, 1, 1)), ValueError, "stacked experts"),
+        ((np.full(18, 0x7C, np.uint8), "Q4_0", (32, 1)), ValueError, "infinite or NaN"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as raised:
+        from_gguf(*arguments)
+    assert said in str(raised.value)
+
+
+# Files
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def gguf_file(tensors: dict[str, tuple[str, tuple[int, ...], bytes]], version: int = 3) -> bytes:
+    """A file by the format's definition: keys of every shape, then tensors, each at multiples of 32 bytes."""
+    pairs = [
+        text("general.architecture") + struct.pack("<I", STRING) + text("llama"),
+        text("general.alignment") + struct.pack("<II", UINT32, 32),
+        text("tokens") + struct.pack("<IIQ", ARRAY, STRING, 2) + text("a") + text("b"),
+        text("ids") + struct.pack("<IIQ3I", ARRAY, UINT32, 3, 1, 2, 3),
+    ]
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs)
+    body = b""
+    for name, (kind, shape, data) in tensors.items():
+        head += text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+        head += struct.pack("<IQ", {"F32": 0, **TYPES}[kind], len(body))
+        body += data + bytes(-len(data) % 32)
+    return head + bytes(-len(head) % 32) + body
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "model.gguf"
+    small = {kind: encoded(*drawn(kind, k=64, n=3)) for kind in TYPES}
+    tensors = {f"blk.{kind}": (kind, (64, 3), data) for kind, data in small.items()}
+    path.write_bytes(gguf_file({"norm": ("F32", (64,), bytes(256)), **tensors}))
+    return path
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_tensor_of_a_file_is_read_as_its_bytes_are(kind: str, model: Path) -> None:
+    tensors = open_gguf(model)
+    assert list(tensors) == ["norm", "blk.Q4_0", "blk.Q4_1"]
+    weight = from_gguf(tensors[f"blk.{kind}"])
+    assert np.array_equal(unpack(weight.b_packed, 64, 3), drawn(kind, k=64, n=3)[0])
+    assert (Linear(*weight).in_features, Linear(*weight).out_features) == (64, 3)
+
+
+def test_file_of_the_gguf_package_is_read(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "theirs.gguf"
+    w = np.random.default_rng(5).standard_normal((N, K)).astype(np.float32)
+    data = gguf.quants.quantize(w, gguf.GGMLQuantizationType.Q4_0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("up", data, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours = dequantize(*from_gguf(open_gguf(path)["up"]), dtype=np.float32).T
+    assert np.array_equal(ours, gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q4_0))
+
+
+def test_unquantised_tensor_is_refused_by_name(model: Path) -> None:
+    with pytest.raises(ValueError, match="tensor 'norm' is of type F32"):
+        from_gguf(open_gguf(model)["norm"])
+
+
+def test_missing_package_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ImportError, match=r"pip install gguf .*\[formats\]"):
+        open_gguf(model)
+
+
+def test_file_cut_anywhere_is_refused(model: Path, tmp_path: Path) -> None:
+    whole = model.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    last = whole.rstrip(b"\0")  # past this there is only padding
+    for length in [*range(0, len(last) - 1, 7), len(last) - 1]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError) as raised:
+            open_gguf(cut)
+        assert str(cut) in str(raised.value)
+
+
+COUNT = struct.pack("<Q", 1 << 60)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GGUF" + struct.pack("<I", 3) + COUNT + struct.pack("<Q", 0),
+        b"GGUF" + struct.pack("<IQ", 3, 0) + COUNT,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + COUNT,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("key") + struct.pack("<II", ARRAY, UINT32) + COUNT,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("key") + struct.pack("<II", ARRAY, STRING) + COUNT,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("key") + struct.pack("<II", ARRAY, ARRAY) + COUNT,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("key") + struct.pack("<I", 99),
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<I", 1 << 31),
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<I", 2) + COUNT + COUNT,
+        b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
+        b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
+        b"\x80\x04\x95" + bytes(40),
+    ],
+)
+def test_absurd_header_is_refused_at_once(start: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "absurd.gguf"
+    path.write_bytes(start + bytes(64))
+    with pytest.raises(ValueError) as raised:
+        open_gguf(path)
+    assert str(path) in str(raised.value)
+
+
+def test_tensor_named_twice_is_refused(model: Path) -> None:
+    model.write_bytes(model.read_bytes().replace(b"blk.Q4_1", b"blk.Q4_0"))
+    with pytest.raises(ValueError, match=r"blk\.Q4_0"):
+        open_gguf(model)
+
+
+SMALL = gguf_file({"w": ("Q4_1", (32, 2), encoded(*drawn("Q4_1", k=32, n=2)))})
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_bytes_give_a_weight_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    damaged = bytearray(SMALL)
+    for at, byte in changes:
+        damaged[at] = byte
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(damaged)
+    try:
+        for tensor in open_gguf(path).values():
+            weight = from_gguf(tensor)
+            k, n = (int(size) for size in tensor.shape)
+            assert weight.scales.shape == (math.ceil(k / 32), n)
+    except ValueError:
+        pass  # any other exception fails the test
