@@ -106,3 +106,24 @@ def test_what_is_not_served_is_named(changed, error, says):
     arguments = {"qweight": packed(codes), "qzeros": packed(zeros), "scales": scales, **changed}
     with pytest.raises(error, match=says):
         from_awq(**arguments)
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 8, 32, 64]), max_size=3).map(tuple)
+DTYPES = st.sampled_from(["int8", "uint8", "int32", "uint32", "int64", "float16", "float32", BFLOAT16])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(SHAPES, DTYPES), min_size=3, max_size=3))
+def test_tensors_of_any_shape_and_dtype_are_read_or_refused(given_tensors):
+    """Every other exception than the two that name an argument is a crash."""
+    rng = np.random.default_rng(0)
+    tensors = [rng.integers(0, 4, shape).astype(dtype) for shape, dtype in given_tensors]
+    refused = ""
+    try:
+        read = from_awq(*tensors)
+    except (TypeError, ValueError) as error:
+        refused = str(error)
+    if refused:
+        assert any(name in refused for name in ("qweight", "qzeros", "scales")), refused
+    else:
+        assert read.b_packed.dtype == np.int32

@@ -169,3 +169,27 @@ def test_what_is_not_served_is_named(changed, error, says):
     }  # fmt: skip
     with pytest.raises(error, match=says):
         from_compressed_tensors(**arguments)
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 8, 32, 64]), max_size=3).map(tuple)
+DTYPES = st.sampled_from(["int8", "uint8", "int32", "uint32", "int64", "float16", "float32", BFLOAT16])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(SHAPES, DTYPES), min_size=4, max_size=4))
+def test_tensors_of_any_shape_and_dtype_are_read_or_refused(given_tensors):
+    """Every other exception than the two that name an argument is a crash."""
+    rng = np.random.default_rng(0)
+    tensors = [rng.integers(0, 4, shape).astype(dtype) for shape, dtype in given_tensors]
+    refused = ""
+    try:
+        read = from_compressed_tensors(*tensors[:3], None, tensors[3])
+    except (TypeError, ValueError) as error:
+        refused = str(error)
+    if refused:
+        assert any(
+            name in refused for name in ("weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx")
+        ), refused
+    else:
+        weight = read.weight if isinstance(read, PermutedWeight) else read
+        assert weight.b_packed.dtype == np.int32

@@ -158,6 +158,15 @@ def test_group_size_of_k_and_more_is_one_group():
         assert from_gptq(packed(codes, 0), packed(zeros, 1), scales, group_size=size).group_size == -1
 
 
+def test_negative_scales_change_the_sign_of_zeros_alone():
+    codes, zeros, scales, g_idx = layer(64, 16, 32)
+    scales = -scales
+    w = dequantize(*from_gptq(packed(codes, 0), packed(zeros, 1), scales, zero_offset=0))
+    wanted = defined(codes, zeros, scales, g_idx)
+    assert (w == 0).any()
+    same_bits(w, np.where(wanted == 0, np.float16(0), wanted))
+
+
 def test_tensors_that_are_views_are_read():
     codes, zeros, scales, g_idx = layer(64, 16, 32)
     wide = np.zeros((8, 40), np.int32)
@@ -213,3 +222,25 @@ def test_groups_of_16_rows_are_named():
     scales = np.ones((8, 16), np.float16)
     with pytest.raises(ValueError, match="scales has 8 groups for k = 128, 16 rows each"):
         from_gptq(**arguments_of(scales=scales, qzeros=np.zeros((8, 2), np.int32), g_idx=None))
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 8, 32, 64]), max_size=3).map(tuple)
+DTYPES = st.sampled_from(["int8", "uint8", "int32", "uint32", "int64", "float16", "float32", BFLOAT16])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(SHAPES, DTYPES), min_size=4, max_size=4))
+def test_tensors_of_any_shape_and_dtype_are_read_or_refused(given_tensors):
+    """Every other exception than the two that name an argument is a crash."""
+    rng = np.random.default_rng(0)
+    tensors = [rng.integers(0, 4, shape).astype(dtype) for shape, dtype in given_tensors]
+    refused = ""
+    try:
+        read = from_gptq(*tensors)
+    except (TypeError, ValueError) as error:
+        refused = str(error)
+    if refused:
+        assert any(name in refused for name in ("qweight", "qzeros", "scales", "g_idx")), refused
+    else:
+        weight = read.weight if isinstance(read, PermutedWeight) else read
+        assert weight.b_packed.dtype == np.int32
