@@ -212,10 +212,11 @@ def _weight(arrays: dict[str, Any], options: dict[str, Any]) -> QuantizedWeight:
 
 def _largest_k(weight: QuantizedWeight) -> int | None:
     """A QuantizedWeight does not keep k; the largest that its arrays allow is good for checking them."""
-    if len(np.shape(weight.b_packed)) != 3 or len(np.shape(weight.scales)) != 2 or not weight.group_size:
-        return None
-    most = BLOCK_K * int(weight.b_packed.shape[1])
-    return most if weight.group_size < 0 else min(most, weight.group_size * int(weight.scales.shape[0]))
+    blocks, scales = (getattr(x, "shape", ()) for x in (weight.b_packed, weight.scales))
+    if len(blocks) != 3 or len(scales) != 2 or not weight.group_size:
+        return None  # which check_quantized says more about
+    most = BLOCK_K * int(blocks[1])
+    return most if weight.group_size < 0 else min(most, weight.group_size * int(scales[0]))
 
 
 def _described(file: Safetensors) -> dict[str, dict[str, Any]]:

@@ -100,7 +100,7 @@ def test_wheel_has_name_version_and_requirements(wheel: Path) -> None:
         *("cupy-cuda12x", "numpy", "ml-dtypes", "cuda-pathfinder", "platformdirs", "filelock", "tqdm"),
         *("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12", "nvidia-cuda-cccl-cu12"),
     }
-    assert set(metadata.get_all("Provides-Extra", [])) == {"demo", "bench", "test"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"demo", "bench", "formats", "test"}
 
 
 def test_sdist_holds_all_sources_and_no_cutlass(sdist: Path) -> None:
