@@ -86,6 +86,13 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="weights per scale, a power of two from 32, or -1 for whole columns (default: %(default)s)",
     )
     demo.add_argument(
+        "--method",
+        choices=("rtn", "mse", "hqq"),
+        default="rtn",
+        help="how weights are quantised: round to nearest, least squares, or float zeros by half-quadratic "
+        "splitting (default: %(default)s)",
+    )
+    demo.add_argument(
         "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where to run (default: %(default)s)"
     )
     demo.add_argument("--plot", metavar="FILE.png", help="draw similarities and errors into this file")
@@ -108,6 +115,7 @@ def _demo(chosen: argparse.Namespace) -> int:
             model=chosen.model,
             sentences=chosen.sentences,
             group_size=chosen.group_size,
+            method=chosen.method,
             device=chosen.device,
             plot=chosen.plot,
         )

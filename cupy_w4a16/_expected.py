@@ -12,7 +12,8 @@ import numpy as np
 from ._activations import apply_activation
 from ._check_quantized import QuantizedArguments
 from ._dtypes import INTEGER_DTYPES
-from ._quantize import as_wider, exact_weights, rounded
+from ._quantize import as_wider, exact_weights
+from ._rounding import rounded
 
 # The steepest slope of any activation (gelu's and gelu_tanh's, near x = 1.5), rounded up; relu's is 1.
 _SLOPE = {None: 1.0, "relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1}

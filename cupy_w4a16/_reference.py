@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ._activations import apply_activation
-from ._quantize import column_strips, exact_weights, rounded
+from ._quantize import column_strips, exact_weights
+from ._rounding import rounded
 
 # Numbers (weights and results) handled at once, 4 bytes each: bounds the temporary memory, and stays in a
 # CPU's cache better than whole matrices do.

@@ -41,7 +41,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: python -m cupy_w4a16 {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["inof"], ["demo", "--group-size", "many"], ["compile", "now"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["inof"], ["demo", "--group-size", "many"], ["demo", "--method", "gptq"], ["compile", "now"]],
+)
 def test_wrong_arguments_end_with_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -20,12 +20,19 @@ class Float32Linears:
 
 
 class QuantizedLinears:
-    """The same layers with 4-bit weights and float16 activations, through `gemm`."""
+    """The same layers with 4-bit weights and float16 activations, through `gemm`.
 
-    def __init__(self, weights: Mapping[str, Array], names: Iterable[str], group_size: int) -> None:
+    Weights are symmetric, but for `method="hqq"`, which is about zeros.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Array], names: Iterable[str], group_size: int, method: str = "rtn"
+    ) -> None:
         self.layers = {}
+        symmetric = method != "hqq"
         for name in names:
-            quantized = quantize(weights[f"{name}.weight"].T, group_size, dtype="float16")
+            w = weights[f"{name}.weight"].T
+            quantized = quantize(w, group_size, symmetric=symmetric, dtype="float16", method=method)
             self.layers[name] = (quantized, weights[f"{name}.bias"].astype("float16"))
 
     def half(self, name: str, x: Array) -> Array:
@@ -38,5 +45,6 @@ class QuantizedLinears:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of packed weights and scales; biases are not counted."""
-        return sum(int(q.b_packed.nbytes) + int(q.scales.nbytes) for q, _ in self.layers.values())
+        """The bytes of packed weights, scales and zeros; biases are not counted."""
+        parts = (x for q, _ in self.layers.values() for x in (q.b_packed, q.scales, q.zeros))
+        return sum(int(x.nbytes) for x in parts if x is not None)

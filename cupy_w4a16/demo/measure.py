@@ -30,7 +30,7 @@ class Comparison:
     seconds_baseline: np.ndarray
     baseline: str  # what the baseline is, in words
     linear_weights: int  # how many numbers the linear layers' weights have
-    bytes_4bit: int  # packed weights and scales
+    bytes_4bit: int  # packed weights, scales and zeros
     bytes_other: int  # everything that stays float32: embeddings, norms, biases
 
     @property
@@ -62,17 +62,25 @@ def ranking(similarity: np.ndarray) -> np.ndarray:
     return np.argsort(-others, axis=1, kind="stable")[:, :-1]
 
 
-def compare(model: Model, sentences: list[str], group_size: int, xp: Any, progress: Any = iter) -> Comparison:
+def compare(
+    model: Model,
+    sentences: list[str],
+    group_size: int,
+    xp: Any,
+    progress: Any = iter,
+    method: str = "rtn",
+) -> Comparison:
     """Encode `sentences` with float32 and with 4-bit linear layers on `xp` (`numpy` or `cupy`).
 
-    `progress` wraps the list of layer names while they are quantised, as `tqdm.tqdm` does.
+    `method` is that of `quantize`; `progress` wraps the list of layer names while they are quantised, as
+    `tqdm.tqdm` does.
     """
     weights = {name: xp.asarray(w) for name, w in model.weights.items()}
     blocks = range(model.settings.layers)
     names = [linear_name(block, short) for block in blocks for short in LINEARS]
     exact = Float32Linears(weights)
     try:
-        quantized = QuantizedLinears(weights, progress(names), group_size)
+        quantized = QuantizedLinears(weights, progress(names), group_size, method)
     except ValueError as error:  # a size that is not allowed, or a weight with a NaN
         raise DemoError(f"these weights can't be quantised: {error}") from error
 

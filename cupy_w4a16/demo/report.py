@@ -66,7 +66,7 @@ def _memory(result: Comparison) -> str:
     for name, count in (("float32", float32), ("float16", float16), ("4 bits", result.bytes_4bit)):
         lines.append(f"  {name:<8}{count / 1e6:7.2f}")
     lines[-1] += (
-        f"  with scales: 1/{float32 / result.bytes_4bit:.2f} of float32, "
+        f"  with scales and zeros: 1/{float32 / result.bytes_4bit:.2f} of float32, "
         f"1/{float16 / result.bytes_4bit:.2f} of float16"
     )
     lines.append(f"  Embeddings, norms and biases stay float32: {result.bytes_other / 1e6:.2f}.")

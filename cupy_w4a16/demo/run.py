@@ -20,13 +20,14 @@ def run_demo(
     model: str | None = None,
     sentences: str | None = None,
     group_size: int = 128,
+    method: str = "rtn",
     device: str = "auto",
     plot: str | None = None,
 ) -> None:
     """Run the demo and print its report; `DemoError` says what is missing.
 
-    `model` is a folder, `sentences` a text file, `device` `"auto"`, `"gpu"` or `"cpu"`,
-    `plot` the picture to write.
+    `model` is a folder, `sentences` a text file, `method` that of `quantize`, `device` `"auto"`, `"gpu"` or
+    `"cpu"`, `plot` the picture to write.
     """
     from .measure import compare
     from .plot import require_matplotlib, save_plot
@@ -38,20 +39,21 @@ def run_demo(
     lines = read_sentences(sentences)
     loaded = load_model(find_model(model))
     xp, where = _choose_device(device)
-    result = compare(loaded, lines, group_size, xp, _progress)
+    result = compare(loaded, lines, group_size, xp, _progress, method)
     groups = "one group a column" if group_size == -1 else f"groups of {group_size}"
+    kind = "asymmetric" if method == "hqq" else "symmetric"
     facts = {
         "model": str(loaded.folder),
         "device": where,
         "versions": _versions(),
-        "weights": f"symmetric 4 bits, {groups}; activations float16; all else float32",
+        "weights": f"{kind} 4 bits ({method}), {groups}; activations float16; all else float32",
         "input": f"{len(lines)} sentences, {result.tokens} tokens",
     }
     print(format_report(result, facts))
     if plot is not None:
         title = (
-            f"Linear layers in 4 bits, {groups}: mean cosine to float32 {result.cosine.mean():.4f}, "
-            f"the same nearest sentence for {result.same_nearest} of {len(lines)}"
+            f"Linear layers in 4 bits ({method}), {groups}: mean cosine to float32 "
+            f"{result.cosine.mean():.4f}, the same nearest sentence for {result.same_nearest} of {len(lines)}"
         )
         save_plot(result, plot, title)
         print(f"\nPicture: {plot}")
