@@ -212,11 +212,12 @@ def _weight(arrays: dict[str, Any], options: dict[str, Any]) -> QuantizedWeight:
 
 def _largest_k(weight: QuantizedWeight) -> int | None:
     """A QuantizedWeight does not keep k; the largest that its arrays allow is good for checking them."""
-    blocks, scales = (getattr(x, "shape", ()) for x in (weight.b_packed, weight.scales))
+    blocks: tuple[int, ...] = getattr(weight.b_packed, "shape", ())
+    scales: tuple[int, ...] = getattr(weight.scales, "shape", ())
     if len(blocks) != 3 or len(scales) != 2 or not weight.group_size:
         return None  # which check_quantized says more about
-    most = BLOCK_K * int(blocks[1])
-    return most if weight.group_size < 0 else min(most, weight.group_size * int(scales[0]))
+    most = BLOCK_K * blocks[1]
+    return most if weight.group_size < 0 else min(most, weight.group_size * scales[0])
 
 
 def _described(file: Safetensors) -> dict[str, dict[str, Any]]:

@@ -125,6 +125,25 @@ def test_long_weights_are_read_in_strips(kind: str, monkeypatch: pytest.MonkeyPa
         assert np.array_equal(x, y)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (32, 0), (0, 0)])
+def test_empty_tensor_is_an_empty_weight(shape: tuple[int, int]) -> None:
+    weight = from_gguf(np.zeros(0, np.uint8), "Q4_1", shape)
+    assert weight.scales.shape == weight.zeros.shape == (shape[0] // 32, shape[1])
+    assert unpack(weight.b_packed, *shape).shape == shape
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", TYPES)
+def test_gpu_reader_gives_the_same_bits(kind: str) -> None:
+    import cupy
+
+    data = raw(*drawn(kind))
+    for ours, theirs in zip(
+        from_gguf(cupy.asarray(data), kind, (K, N)), from_gguf(data, kind, (K, N)), strict=True
+    ):
+        assert ours == theirs if isinstance(theirs, (int, type(None))) else np.array_equal(ours.get(), theirs)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_the_gguf_package_packs_and_dequantizes_is_the_same(kind: str) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
