@@ -102,7 +102,8 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
         if zeros is not None:
             scales[:, columns], zeros[:, columns], constant = _scales_and_zeros(xp, halves)
             codes *= ~constant.T[:, :, None]
-        b_packed[columns.start // BLOCK_N : -(-columns.stop // BLOCK_N)] = pack(codes.reshape(codes.shape[0], k).T)
+        q = codes.reshape(codes.shape[0], k).T
+        b_packed[columns.start // BLOCK_N : -(-columns.stop // BLOCK_N)] = pack(q)
     return QuantizedWeight(b_packed, scales, zeros, GROUP)
 
 
