@@ -52,8 +52,8 @@ def least_squares(
     for ratio, shift in _candidates(symmetric):
         with np.errstate(over="ignore"):
             tried_scale = rounded(scale * np.float32(ratio), dtype).astype(np.float32)
-        usable = xp.isfinite(tried_scale) & (tried_scale != 0)
-        tried_scale = xp.where(usable, tried_scale, scale)
+        # Never 0: more than half of dtype's smallest number is rounded up to it.
+        tried_scale = xp.where(xp.isfinite(tried_scale), tried_scale, scale)
         tried_zero = xp.clip(zero + np.float32(shift), 0, MAX_CODE) if shift else zero
         found = error(tried_scale, tried_zero)
         better = found < least * needed

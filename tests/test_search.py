@@ -83,6 +83,17 @@ def test_sign_of_the_scale_is_searched() -> None:
     assert searched.scales[0, 0] > 0
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_zeros_beside_the_nearest_are_searched(turned: bool) -> None:
+    # The lowest, -1.5, asks for zero 1 and steps up to 14; the forty weights of 15 are worth more than it.
+    w = np.concatenate([[-1.5], np.full(40, 15.0), np.arange(16)])[:, None]
+    nearest, searched = (
+        quantize(-w if turned else w, -1, symmetric=False, method=method) for method in ("rtn", "mse")
+    )
+    assert nearest.zeros[0, 0] == (14 if turned else 1)
+    assert searched.zeros[0, 0] == (15 if turned else 0)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
 @pytest.mark.parametrize("group_size", [32, 128, -1])
 def test_hqq_lowers_the_norm_it_minimises(dtype: Any, group_size: int) -> None:
