@@ -20,8 +20,8 @@ from ._search import least_squares
 #: Ways to choose scales and zeros: from a group's extremes, by least squares, by a p-norm.
 METHODS = ("rtn", "mse", "hqq")
 
-# Weights handled at once: bounds the temporary memory (12 bytes a weight, 35 with method "hqq"). See _pack for
-# the two sizes.
+# Weights handled at once: bounds the temporary memory (12 bytes a weight, 35 with method "hqq"). See _pack
+# for the two sizes.
 _STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
 
 

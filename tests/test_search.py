@@ -85,8 +85,8 @@ def test_sign_of_the_scale_is_searched() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_zeros_beside_the_nearest_are_searched(turned: bool) -> None:
-    # The lowest, -1.5, asks for zero 1 and steps up to 14; the forty weights of 15 are worth more than it.
-    w = np.concatenate([[-1.5], np.full(40, 15.0), np.arange(16)])[:, None]
+    # The lowest, -1.5, asks for zero 1 and steps up to 14; ten each of 0 to 15 are worth more than it.
+    w = np.concatenate([[-1.5], np.repeat(np.arange(16.0), 10)])[:, None]
     nearest, searched = (
         quantize(-w if turned else w, -1, symmetric=False, method=method) for method in ("rtn", "mse")
     )
