@@ -131,7 +131,7 @@ def _compile(chosen: argparse.Namespace) -> int:
     from ._cache import find
     from ._paths import cache_dir
 
-    wanted = _kernels.units()
+    wanted = _kernels.default_units()
     present = {unit.name for unit in wanted if find(unit) is not None}
     compile_kernels(wanted)
     for unit in wanted:

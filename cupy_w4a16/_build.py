@@ -82,7 +82,7 @@ def _missing(units: Iterable[Unit] | None) -> list[Unit]:
     if units is None:
         from . import _kernels
 
-        units = _kernels.units()
+        units = _kernels.default_units()
     return [unit for unit in units if _cache.find(unit) is None]
 
 

@@ -12,16 +12,15 @@ from ._arrays import as_arrays
 from ._dtypes import FLOAT32, HALF_DTYPES, INTEGER_DTYPES
 from ._foreign_layouts import advice
 from ._group_size import as_int, checked_group_size, whole_groups
-from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS
+from ._pack import BLOCK_BYTES, BLOCK_K, BLOCK_N, BLOCK_WORDS
 
 _INT32 = np.dtype(np.int32)
-BLOCK_BYTES = 4 * BLOCK_WORDS
 #: `dtype.name` takes NumPy 2 us each time.
 _INTEGER_NAMES = {dtype: dtype.name for dtype in INTEGER_DTYPES}
 _HALF_NAMES = {dtype: dtype.name for dtype in HALF_DTYPES}
 #: Integer zero points go from 0 to this.
 MAX_ZERO = 16
-#: One copy into shared memory moves blocks from addresses that are multiples of this many bytes.
+#: What the copy engine wants of addresses and strides.
 ALIGN_BYTES = 16
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BLOCK_N, BLOCK_K, BLOCK_BYTES = 64, 128, 4096  # a packed block: columns, k, and bytes of codes
+from ._pack import BLOCK_N
+
 FEW_TOKENS = 64  # up to here steps are taken in batches, and sums may be scaled instead of weights
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ._errors import W4A16Error
 
-TENSOR_MAP_BYTES = 128
 TENSOR_MAP_ALIGNMENT = 64
 
 #: CUresult: the calling thread has made no CUDA call that gives it a context.

@@ -24,7 +24,8 @@ from functools import lru_cache
 from operator import mul
 from typing import NamedTuple
 
-from ._config import BLOCK_K, NAMED_CONFIGS, GemmConfig, GemmProblem
+from ._config import NAMED_CONFIGS, GemmConfig, GemmProblem
+from ._pack import BLOCK_K
 from ._validity import is_valid
 
 

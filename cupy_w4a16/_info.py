@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import _cache, _env, _kernels, _nvml, _paths
-from ._config import NAMED_CONFIGS, GemmProblem
 from ._errors import W4A16Error
-from ._kernels import Kernel, Unit, kernel_for
 
 # A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
 _SM_WARPS, _SM_CTAS = 64, 32
@@ -94,10 +92,10 @@ def _cached() -> Iterator[str]:
 def _default_kernels() -> Iterator[str]:
     stored: dict[Path | None, _cache.Entry] = {entry.path: entry for entry in _cache.entries()}
     yield f"{'name':<32}{'registers':>10}{'spilled':>9}{'shared memory':>15}{'CTAs an SM':>12}"
-    for unit in _kernels.units():
+    for unit in _kernels.default_units():
         entry = stored.get(_cache.find(unit))
         resources = {} if entry is None else {r.kernel: r for r in entry.resources}
-        for kernel in kernels_of(unit):
+        for kernel in _kernels.default_kernels()[unit.name]:
             used = resources.get(kernel.name)
             if used is None:
                 yield f"{kernel.name:<32}{'not compiled: run python -m cupy_w4a16 compile':>46}"
@@ -105,10 +103,3 @@ def _default_kernels() -> Iterator[str]:
             spilled = used.spill_store_bytes + used.spill_load_bytes
             ctas = ctas_per_sm(used.registers, kernel.threads, kernel.smem_bytes)
             yield f"{kernel.name:<32}{used.registers:>10}{spilled:>7} B{kernel.smem_bytes:>13} B{ctas:>12}"
-
-
-def kernels_of(unit: Unit) -> list[Kernel]:
-    """The kernels behind the names of a default unit."""
-    kinds = [GemmProblem(1, 1, 1, group_size) for group_size in (128, 64, 32)]
-    known = (kernel_for(config, kind) for config in NAMED_CONFIGS.values() for kind in kinds)
-    return [kernel for kernel in known if kernel.name in unit.kernels]

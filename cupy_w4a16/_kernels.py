@@ -145,12 +145,18 @@ def unit_of(kernels: Iterable[Kernel], name: str | None = None) -> Unit:
 
 
 @cache
-def default_units() -> tuple[Unit, ...]:
-    """What import compiles, four kernels: the two named configurations for float16, groups of 128 and 64."""
-    return tuple(
-        unit_of([Kernel(config, group, "float16", None, "float16") for group in (128, 64)], name)
+def default_kernels() -> dict[str, tuple[Kernel, ...]]:
+    """What import compiles, by unit: the two named configurations for float16, groups of 128 and 64."""
+    return {
+        name: tuple(Kernel(config, group, "float16", None, "float16") for group in (128, 64))
         for name, config in NAMED_CONFIGS.items()
-    )
+    }
+
+
+@cache
+def default_units() -> tuple[Unit, ...]:
+    """The translation units of the default kernels."""
+    return tuple(unit_of(kernels, name) for name, kernels in default_kernels().items())
 
 
 @cache
@@ -160,8 +166,3 @@ def unit_for(kernel: Kernel) -> Unit:
         if kernel.name in unit.kernels:
             return unit
     return unit_of([kernel])
-
-
-def units(default: bool = True) -> list[Unit]:
-    """The units of the default set."""
-    return list(default_units())

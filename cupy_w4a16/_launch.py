@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from . import _driver
-from ._config import BLOCK_K, GemmConfig, GemmProblem
+from ._check_quantized import ALIGN_BYTES
+from ._config import GemmConfig, GemmProblem
 from ._kernels import kernel_for
 from ._load import LoadedKernel, load
+from ._pack import BLOCK_K
 from ._validity import stage_groups
 
 if TYPE_CHECKING:
     from ._checks import GemmArguments
 
-#: What the copy engine wants of addresses and strides.
-ALIGN_BYTES = 16
 #: Kernels count rows, columns and k in 32 bits, and tiles reach past the end; addresses have 64.
 SIZE_MAX = 2**31 - 1024
 _ONE_GROUP_SHIFT = 31  # k >> 31 is group 0 for every k

@@ -28,8 +28,6 @@ class LoadedKernel:
     smem_bytes: int
     cluster_size: int
     max_clusters: int  # clusters, of one CTA too, that the GPU holds at once
-    registers: int
-    local_bytes: int
 
 
 @lru_cache(maxsize=1024)
@@ -56,8 +54,6 @@ def load(kernel: Kernel, device: int) -> LoadedKernel:
         kernel.smem_bytes,
         kernel.config.cluster_size,
         _max_clusters(pointer, kernel, device),
-        function.num_regs,
-        function.local_size_bytes,
     )
 
 

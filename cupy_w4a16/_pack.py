@@ -57,6 +57,7 @@ PACKED_LAYOUT_VERSION = 1
 BLOCK_N = 64
 BLOCK_K = 128
 BLOCK_WORDS = 1024
+BLOCK_BYTES = 4 * BLOCK_WORDS
 PAD_CODE = 8
 
 # Codes handled at once: bounds the temporary memory (about 3 bytes a code on top of argument and result). The

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from ._config import BLOCK_BYTES, BLOCK_K, BLOCK_N, FEW_TOKENS, GemmConfig, GemmProblem
+from ._config import FEW_TOKENS, GemmConfig, GemmProblem
+from ._pack import BLOCK_BYTES, BLOCK_K, BLOCK_N
 
 SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
 SMEM_BYTES_SM = 233_472  # an SM's 228 KiB; every block takes 1 KiB beside its own

@@ -8,12 +8,12 @@ import cupy
 import numpy as np
 
 from ._arrays import as_arrays, share_bytes
+from ._check_quantized import ALIGN_BYTES
 from ._checks import GemmArguments
 from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
 from ._device import check_current_device, current_device
 from ._errors import W4A16Error
-from ._launch import ALIGN_BYTES
 from ._load import is_capturing
 from ._validity import ITEM_BYTES
 

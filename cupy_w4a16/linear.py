@@ -10,13 +10,13 @@ import numpy as np
 
 from ._bounded import Bounded
 from ._check_gpu import check_gpu
-from ._check_quantized import check_quantized
+from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
 from ._config import GemmConfig
 from ._config_table import check_config
 from ._gemm import gemm
-from ._launch import ALIGN_BYTES, Launch, Plan, finish
+from ._launch import Launch, Plan, finish
 from ._pdl import complete_weights, wanted_by_linear
 from ._split import column_parts, row_parts
 

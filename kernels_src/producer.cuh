@@ -133,8 +133,7 @@ struct Producer {
       } else {
         uint16_t mask = 0;
 #pragma unroll
-        for (int peer = 0; peer < Config::kClusterM; ++peer)
-          mask |= 1u << rank(scheduler.rank_n, peer, scheduler);
+        for (int peer = 0; peer < Config::kClusterM; ++peer) mask |= 1u << rank(scheduler.rank_n, peer);
         bulk_load_multicast(target, source, kPart, &smem.full[stage_idx], mask, weight_policy());
       }
       source += params.b_row_bytes;
@@ -165,16 +164,16 @@ struct Producer {
         cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], activation_policy(), target, k,
                                      token);
       } else {
-        uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m, scheduler);
+        uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m);
         cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask,
                                                activation_policy(), target, k, token);
       }
     }
   }
 
-  // Rank in the cluster of the CTA at (rank_n, rank_m) that works on the same k.
-  __device__ __forceinline__ static int rank(int rank_n, int rank_m, const TileScheduler<Config>& scheduler) {
-    return rank_n + Config::kClusterN * rank_m + kSharers<Config> * scheduler.rank_k;
+  // Rank in the cluster of the CTA at (rank_n, rank_m).
+  __device__ __forceinline__ static int rank(int rank_n, int rank_m) {
+    return rank_n + Config::kClusterN * rank_m;
   }
 };
 

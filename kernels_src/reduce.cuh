@@ -80,10 +80,8 @@ struct Reduction {
       const int slot = contributor - (contributor > owner);
       uint32_t target = partials + owner_warpgroup * kPartialBytes<Config> + push_offset(slot, 0);
       uint32_t barrier = reduced + owner_warpgroup * sizeof(uint64_t);
-      const uint32_t rank =
-          owner / Config::kSplitWarpgroups * kSharers<Config> +
-          (Config::kSplitCluster > 1 ? cute::block_rank_in_cluster() % kSharers<Config> : 0);
       if constexpr (kRemote) {
+        const uint32_t rank = owner / Config::kSplitWarpgroups;
         target = cute::set_block_rank(target, rank);
         barrier = cute::set_block_rank(barrier, rank);
       }

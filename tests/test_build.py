@@ -198,7 +198,7 @@ def on_hopper(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     monkeypatch.setattr(_nvml, "library", lambda: object())
     monkeypatch.setattr(_nvml, "hopper_visible", lambda: asked.append("asked") or True)
-    monkeypatch.setattr(_kernels, "units", lambda: [unit(0), unit(1)])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [unit(0), unit(1)])
     return asked
 
 
@@ -248,7 +248,7 @@ def test_import_for_our_command_line_leaves_compiling_to_the_command(
 
 @pytest.mark.usefixtures("no_workers", "on_hopper")
 def test_failing_compile_warns_once_and_lets_the_import_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kernels, "units", lambda: [BROKEN, unit(0)])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [BROKEN, unit(0)])
     with pytest.warns(RuntimeWarning, match=r"(?s)first use.*deliberate") as warned:
         _build.compile_at_import()
     assert len(warned) == 1
@@ -263,7 +263,7 @@ def test_import_never_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) 
     def fails() -> object:
         raise error
 
-    monkeypatch.setattr(_kernels, "units", fails)
+    monkeypatch.setattr(_kernels, "default_units", fails)
     with pytest.warns(RuntimeWarning, match=str(error)):
         _build.compile_at_import()
 
@@ -302,7 +302,7 @@ def test_forked_child_can_use_the_gpu_after_import(state: str, cache: Path) -> N
     command = [sys.executable, "-c", FORK_AFTER_IMPORT]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.stdout == "10\n", ran.stderr
-    assert len(_cache.entries()) == len(_kernels.units())
+    assert len(_cache.entries()) == len(_kernels.default_units())
 
 
 # --- what is shown ---

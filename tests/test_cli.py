@@ -62,9 +62,10 @@ def test_info_compiles_nothing(cache: Path, capsys: pytest.CaptureFixture[str]) 
 def test_info_shows_what_a_compiled_kernel_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kernel = _info.kernels_of(_kernels.units()[0])[0]
+    kernel = next(iter(_kernels.default_kernels().values()))[0]
     stand_in = Unit("stand_in", SMALL.source.replace("small", kernel.name), (kernel.name,))
-    monkeypatch.setattr(_kernels, "units", lambda: [stand_in])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [stand_in])
+    monkeypatch.setattr(_kernels, "default_kernels", lambda: {stand_in.name: (kernel,)})
     assert main(["compile"]) == 0
     capsys.readouterr()
     assert main(["info"]) == 0
@@ -77,8 +78,8 @@ def test_info_shows_what_a_compiled_kernel_takes(
 
 
 def test_info_knows_every_default_kernel() -> None:
-    for unit in _kernels.units():
-        assert {kernel.name for kernel in _info.kernels_of(unit)} == set(unit.kernels)
+    for unit in _kernels.default_units():
+        assert {kernel.name for kernel in _kernels.default_kernels()[unit.name]} == set(unit.kernels)
 
 
 def test_info_tells_gpus_that_run_the_kernels_from_others(
@@ -111,7 +112,7 @@ def test_info_goes_on_after_a_part_that_fails(
 def test_compile_says_which_units_were_there(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_kernels, "units", lambda: [SMALL])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [SMALL])
     for state in ("compiled", "in the cache"):
         assert main(["compile"]) == 0
         assert capsys.readouterr().out == f"small: {state} (small)\ncache: {cache}\n"
@@ -120,7 +121,7 @@ def test_compile_says_which_units_were_there(
 def test_compile_error_ends_with_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_kernels, "units", lambda: [BROKEN])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [BROKEN])
     assert main(["compile"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: broken does not compile")
@@ -130,7 +131,7 @@ def test_compile_error_ends_with_status_1(
 def test_clear_cache_keeps_foreign_files(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_kernels, "units", lambda: [SMALL])
+    monkeypatch.setattr(_kernels, "default_units", lambda: [SMALL])
     main(["compile"])
     (cache / "notes.txt").write_text("mine")
     capsys.readouterr()
@@ -155,9 +156,9 @@ def test_occupancy_is_what_the_driver_says() -> None:
 
     from cupy_w4a16 import _cache
 
-    for unit in _kernels.units():
+    for unit in _kernels.default_units():
         module = cupy.RawModule(path=str(_cache.load_or_compile(unit)))
-        for kernel in _info.kernels_of(unit):
+        for kernel in _kernels.default_kernels()[unit.name]:
             function = module.get_function(kernel.name)
             function.max_dynamic_shared_size_bytes = kernel.smem_bytes
             expected = driver.occupancyMaxActiveBlocksPerMultiprocessor(

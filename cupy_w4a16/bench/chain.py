@@ -17,7 +17,7 @@ import numpy as np
 from .. import _dtypes
 from .._config import GemmProblem
 from ..linear import Linear
-from . import BenchError, device, machine, timing, variants
+from . import BenchError, device, machine, timing
 from .cublas import Blas
 from .shapes import Model, Shape, calls_for, estimated_us, rotation, weight_bytes
 from .weights import PackedSet, random_set
@@ -126,13 +126,10 @@ def _ways(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tup
             [blas.matmul(layer.a, layer.w, layer.out) for layer in layers],
         )
     }
-    options: dict[str, dict[str, Any]] = {"W4A16": {}}
-    if variants.takes_pdl():
-        options = {"W4A16": {"pdl": False}, "W4A16, dependent": {"pdl": True}}
-    for name, kinds in options.items():
+    for name, pdl in (("W4A16", False), ("W4A16, dependent", True)):
         made = [
             partial(
-                Linear(x.packed.b_packed, x.packed.scales, None, group_size, k=x.a.shape[1], **kinds),
+                Linear(x.packed.b_packed, x.packed.scales, None, group_size, k=x.a.shape[1], pdl=pdl),
                 x.a,
                 out=x.out,
             )

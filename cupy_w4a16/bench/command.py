@@ -123,8 +123,6 @@ def _variants(
             config for config in configs if config not in broken and invalid_reason(config, problem) is None
         ]
     through = chosen.through or ["linear"]
-    if "linear-pdl" in through and not variants.takes_pdl():
-        raise BenchError("--through linear-pdl: this version's Linear has no dependent launch")
     made = {
         "linear": lambda: variants.linear_variant(),
         "linear-pdl": lambda: variants.linear_variant(name="linear-pdl", pdl=True),

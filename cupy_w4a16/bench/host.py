@@ -56,8 +56,7 @@ def _calls(weights: Weights) -> dict[str, Callable[[], Any]]:
         "gemm(out=)": partial(gemm, a, first.b_packed, first.scales, first.zeros, problem.group_size, out=out)
     }
     calls["Linear(out=)"] = partial(variants.linears(weights)[0], a, out=out)
-    if variants.takes_pdl():
-        calls["Linear(out=), dependent launch"] = partial(variants.linears(weights, pdl=True)[0], a, out=out)
+    calls["Linear(out=), dependent launch"] = partial(variants.linears(weights, pdl=True)[0], a, out=out)
     calls["cupy.matmul(out=)"] = partial(cupy.matmul, a, w, out=out)
     return calls
 

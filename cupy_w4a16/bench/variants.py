@@ -5,7 +5,6 @@ A `Variant` makes, for a `Point`, a call for every weight set; all write the poi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,15 +68,9 @@ def linear_variant(*, name: str = "linear", **options: Any) -> Variant:
     return Variant(name, prepare)
 
 
-def takes_pdl() -> bool:
-    """Whether `Linear` can be told about dependent launch."""
-    return "pdl" in inspect.signature(Linear).parameters
-
-
 def linears(weights: Weights, **options: Any) -> list[Any]:
-    """A `Linear` for each weight set; dependent launch off unless asked for, where it can be."""
-    if takes_pdl():
-        options = {"pdl": False, **options}
+    """A `Linear` for each weight set; dependent launch off unless asked for."""
+    options = {"pdl": False, **options}
     problem = weights.problem
     return [
         Linear(s.b_packed, s.scales, s.zeros, problem.group_size, k=problem.k, **options)

@@ -140,7 +140,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     def load(kernel: Any, device: int) -> LoadedKernel:
         size = kernel.config.cluster_size
         return LoadedKernel(
-            kernel.name, 0x7F00, None, kernel.threads, kernel.smem_bytes, size, MAX_CLUSTERS // size, 168, 0
+            kernel.name, 0x7F00, None, kernel.threads, kernel.smem_bytes, size, MAX_CLUSTERS // size
         )
 
     monkeypatch.setattr(_driver, "library", lambda: fake)
