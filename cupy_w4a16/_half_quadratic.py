@@ -28,13 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from ._rounding import MAX_CODE, rounded
+from ._group_sums import powers
+from ._rounding import rounded
 
-P = 0.7
 _BETA, _GROWTH, _TURNS = 3.0, 1.1, 20
 #: What a zero must bring: with d right to 2^-20 steps, |d|^p is right to 2^-14, and typically 0.3.
 _NEEDED = 1 - 2.0**-10
-_TINY = 2.0**-60  # for d = 0, whose |d|^(p - 1) would be infinite
 
 
 def half_quadratic_zero(xp: ModuleType, grouped: Any, scale: Any, zero: Any, dtype: np.dtype[Any]) -> Any:
@@ -43,25 +42,15 @@ def half_quadratic_zero(xp: ModuleType, grouped: Any, scale: Any, zero: Any, dty
     ``grouped`` is float32 (groups, rows, columns), ``scale`` and ``zero`` (groups, columns) are those of
     asymmetric round to nearest.
     """
-    weights = grouped / scale[:, None]
-    d, size, power = (xp.empty_like(weights) for _ in range(3))
+    steps = grouped / scale[:, None]
+    rows = np.float32(grouped.shape[1])
     best, least, beta = zero, xp.full_like(zero, np.inf), _BETA
     free = zero  # moves by less than dtype's spacing too
     for _ in range(_TURNS + 1):
-        xp.add(weights, zero[:, None], out=d)
-        xp.rint(d, out=power)
-        xp.clip(power, 0, MAX_CODE, out=power)
-        d -= power
-        xp.absolute(d, out=size)
-        xp.maximum(size, np.float32(_TINY), out=size)
-        xp.power(size, np.float32(P - 1), out=power)
-        shrunk = xp.minimum(size, power / np.float32(beta))
-        power *= size
-        norm = power.sum(axis=1)
+        norm, excess = powers(xp, steps, zero, beta)
         better = norm < least * np.float32(_NEEDED)
         best, least = xp.where(better, zero, best), xp.where(better, norm, least)
-        xp.copysign(shrunk, d, out=shrunk)
-        free = free - shrunk.mean(axis=1)
+        free = free - excess / rows
         zero = rounded(free, dtype).astype(np.float32)
         beta *= _GROWTH
     return best

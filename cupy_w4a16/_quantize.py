@@ -12,16 +12,12 @@ from ._arrays import as_arrays
 from ._check_quantized import check_quantized
 from ._dtypes import FLOAT16, HALF_DTYPES, OUT_DTYPES, dtype_of
 from ._group_size import MIN_GROUP, as_int
-from ._half_quadratic import half_quadratic_zero
 from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack, unpack
-from ._rounding import SYMMETRIC_ZERO, codes, rounded, scale_and_zero
-from ._search import least_squares
+from ._rounding import SYMMETRIC_ZERO, rounded
+from ._scheme import METHODS, Scheme, groups_of, quantized_groups
 
-#: Ways to choose scales and zeros: from a group's extremes, by least squares, by a p-norm.
-METHODS = ("rtn", "mse", "hqq")
-
-# Weights handled at once: bounds the temporary memory (12 bytes a weight, 35 with method "hqq"). See _pack
-# for the two sizes.
+# Weights handled at once: bounds the temporary memory (about 16 bytes a weight; searches on NumPy take more).
+# See _pack for the two sizes.
 _STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
 
 
@@ -121,6 +117,11 @@ def quantize(
         True
     """
     xp, (w,) = as_arrays({"w": w})
+    return quantize_checked(xp, w, checked_scheme(w, group_size, symmetric, dtype, method))
+
+
+def checked_scheme(w: Any, group_size: Any, symmetric: bool, dtype: Any, method: str) -> Scheme:
+    """The scheme that these arguments of ``quantize`` name; TypeError or ValueError for what it refuses."""
     if w.dtype not in (*OUT_DTYPES, np.dtype(np.float64)):
         raise TypeError(
             f"w has dtype {w.dtype}; float16, bfloat16, float32 and float64 weights can be quantized"
@@ -134,29 +135,34 @@ def quantize(
         raise ValueError(f"method is {method!r}; allowed are {', '.join(map(repr, METHODS))}")
     if method == "hqq" and symmetric:
         raise ValueError("method 'hqq' finds float zeros, symmetric=True allows none: pass symmetric=False")
-    group_size = check_group_size(group_size)
+    return Scheme(check_group_size(group_size), bool(symmetric), dtype, method)
 
+
+def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = None) -> QuantizedWeight:
+    """``quantize`` for checked arguments; ``row_factors``, see ``weight_strips``."""
     k, n = w.shape
-    rows = group_rows(k, group_size)
+    rows = group_rows(k, scheme.group_size)
     b_packed = xp.empty((-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS), np.int32)
-    scales = xp.empty((rows, n), dtype)
-    zeros = None if symmetric else xp.empty((rows, n), dtype if method == "hqq" else np.uint8)
-    for columns in column_strips(n, k, _STRIP_WEIGHTS[xp.__name__]):
-        values = rounded(w[:, columns], np.float32)  # a float64 may become infinite: that is refused below
+    scales = xp.empty((rows, n), scheme.dtype)
+    zeros = None if scheme.symmetric else xp.empty((rows, n), scheme.zeros_dtype)
+    for columns, values in weight_strips(xp, w, row_factors):
         q = xp.empty(values.shape, np.uint8)
-        for part, groups in groups_of(k, group_size):
-            grouped = values[part].reshape(groups.stop - groups.start, -1, values.shape[1])
-            scale, zero = scale_and_zero(xp, grouped, symmetric, dtype, columns.start)
-            if method == "mse":
-                scale, zero = least_squares(xp, grouped, scale, zero, symmetric, dtype)
-            elif method == "hqq":
-                zero = half_quadratic_zero(xp, grouped, scale, zero, dtype)
-            q[part] = codes(xp, grouped, scale, zero).reshape(-1, values.shape[1])
-            scales[groups, columns] = scale.astype(dtype)
+        for found in quantized_groups(xp, values, scheme, columns.start):
+            q[found.rows] = found.q.reshape(-1, values.shape[1])
+            scales[found.groups, columns] = found.scale.astype(scheme.dtype)
             if zeros is not None:
-                zeros[groups, columns] = zero.astype(zeros.dtype)
+                zeros[found.groups, columns] = found.zero.astype(zeros.dtype)
         b_packed[columns.start // BLOCK_N : -(-columns.stop // BLOCK_N)] = pack(q)
-    return QuantizedWeight(b_packed, scales, zeros, group_size)
+    return QuantizedWeight(b_packed, scales, zeros, scheme.group_size)
+
+
+def weight_strips(xp: ModuleType, w: Any, row_factors: Any = None) -> Iterator[tuple[slice, Any]]:
+    """Strips of columns and their weights, a float32 copy; row i times ``row_factors[i]``, float32 (k,)."""
+    for columns in column_strips(w.shape[1], w.shape[0], _STRIP_WEIGHTS[xp.__name__]):
+        values = rounded(w[:, columns], np.float32)  # a float64 may become infinite: that is refused later
+        if row_factors is not None:
+            values *= row_factors[:, None]
+        yield columns, values
 
 
 def dequantize(
@@ -246,16 +252,6 @@ def check_group_size(group_size: Any) -> int:
 def group_rows(k: int, group_size: int) -> int:
     """Rows of ``scales``: ceil(k / group_size); for -1 one, or none if k is 0."""
     return -(-k // group_size) if group_size != -1 else min(k, 1)
-
-
-def groups_of(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
-    """(rows of the weight, rows of its scales): all whole groups together, then the short one if any."""
-    size = k if group_size == -1 else group_size
-    whole = k // size if size else 0
-    if whole:
-        yield slice(0, whole * size), slice(0, whole)
-    if whole * size < k:
-        yield slice(whole * size, k), slice(whole, whole + 1)
 
 
 def column_strips(n: int, per_column: int, limit: int) -> Iterator[slice]:

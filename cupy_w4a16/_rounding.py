@@ -52,13 +52,6 @@ def scale_and_zero(
     return scale, xp.clip(xp.rint(-low / scale), 0, MAX_CODE)
 
 
-def steps(xp: ModuleType, grouped: Any, scale: Any, zero: Any, out: Any) -> Any:
-    """q - zero for a whole zero, the steps from 0 that come nearest to each weight, in ``out``."""
-    xp.divide(grouped, scale[:, None], out=out)
-    xp.rint(out, out=out)
-    return xp.clip(out, -zero[:, None], MAX_CODE - zero[:, None], out=out)
-
-
 def codes(xp: ModuleType, grouped: Any, scale: Any, zero: Any) -> Any:
     """q, still float32, in the place of ``grouped``: for any zero, whole or not."""
     grouped /= scale[:, None]

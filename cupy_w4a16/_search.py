@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ._rounding import MAX_CODE, rounded, steps
+from ._group_sums import squares
+from ._rounding import MAX_CODE, rounded
 
 _RATIOS = tuple(i / 32 for i in range(37, 17, -1))
 
@@ -36,15 +37,9 @@ def least_squares(
     # Divided by powers of two, which changes no digit, so that squares stay within float32.
     exponent = xp.frexp(scale)[1] - 1
     weights = grouped / xp.ldexp(xp.ones_like(scale), exponent)[:, None]
-    buffer = xp.empty_like(weights)
 
     def error(scale: Any, zero: Any) -> Any:
-        scale = xp.ldexp(scale, -exponent)
-        difference = steps(xp, weights, scale, zero, buffer)
-        difference *= scale[:, None]
-        difference -= weights
-        difference *= difference
-        return difference.sum(axis=1)
+        return squares(xp, weights, xp.ldexp(scale, -exponent), zero)
 
     # A code times a scale is exact, the rest is not: the sum of r squares is right to (r + 2) * 2^-24.
     needed = np.float32(1 - 2 * (grouped.shape[1] + 4) * 2.0**-24)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cupy_w4a16 import _quantize, gemm
-from cupy_w4a16._half_quadratic import P
+from cupy_w4a16._group_sums import P
 from cupy_w4a16._pack import unpack
 from cupy_w4a16._quantize import QuantizedWeight, dequantize, quantize
 
