@@ -12,10 +12,12 @@ from ._pack import BLOCK_K, BLOCK_N
 if TYPE_CHECKING:
     from .linear import Linear
 
+#: Why columns are cut at multiples of a block's.
+COLUMNS_BECAUSE = f"a packed block holds {BLOCK_N} columns"
+
 
 def column_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
     """What is another in each part of a weight cut along n, as keywords of `Linear`."""
-    because = f"a packed block holds {BLOCK_N} columns"
     return [
         {
             "b_packed": linear.b_packed[start // BLOCK_N : -(-stop // BLOCK_N)],
@@ -23,16 +25,14 @@ def column_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
             "zeros": None if linear.zeros is None else linear.zeros[:, start:stop],
             "bias": None if linear.bias is None else linear.bias[start:stop],
         }
-        for start, stop in cut_ranges(parts, linear.out_features, BLOCK_N, "columns", because)
+        for start, stop in cut_ranges(parts, linear.out_features, BLOCK_N, "columns", COLUMNS_BECAUSE)
     ]
 
 
 def row_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
     """What is another in each part of a weight cut along k, as keywords of `Linear`."""
-    size, unit, because = -1, BLOCK_K, f"a packed block holds {BLOCK_K} rows"
-    if linear.scales.shape[0] > 1:
-        size = linear.group_size
-        unit, because = max(size, BLOCK_K), f"{because} and a group {size}"
+    size = linear.group_size if linear.scales.shape[0] > 1 else -1
+    unit, because = row_unit(linear)
 
     def of_groups(x: Any, start: int, stop: int) -> Any:
         return x if x is None or size < 0 else x[start // size : -(-stop // size)]
@@ -48,6 +48,33 @@ def row_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
         }
         for start, stop in cut_ranges(parts, linear.in_features, unit, "rows", because)
     ]
+
+
+def row_unit(linear: Linear) -> tuple[int, str]:
+    """What positions along k must be multiples of to cut there, and why."""
+    because = f"a packed block holds {BLOCK_K} rows"
+    if linear.scales.shape[0] == 1:  # which the parts share
+        return BLOCK_K, because
+    return max(linear.group_size, BLOCK_K), f"{because} and a group {linear.group_size}"
+
+
+def even_cuts(size: int, parts: int, unit: int, axis: str, because: str) -> list[int]:
+    """The positions that cut `size` into `parts` whose numbers of units differ by one at most, larger first.
+
+    Raises:
+        ValueError: there are fewer units than parts.
+
+    >>> even_cuts(8192, 4, 64, "columns", "a block holds 64"), even_cuts(300, 2, 64, "columns", "")
+    ([2048, 4096, 6144], [192])
+    """
+    units = -(-size // unit)
+    if 1 < parts > units:
+        raise ValueError(
+            f"{size} {axis} can't be cut into {parts} parts: {because}, so parts are multiples of {unit}, "
+            f"and there are {units} of these; use {max(units, 1)} or fewer"
+        )
+    least, rest = divmod(units, parts)
+    return [unit * (least * i + min(i, rest)) for i in range(1, parts)]
 
 
 def cut_ranges(parts: Any, size: int, unit: int, axis: str, because: str) -> list[tuple[int, int]]:
