@@ -10,13 +10,13 @@ from ._group_size import as_int
 from ._pack import BLOCK_K, BLOCK_N
 
 if TYPE_CHECKING:
-    from .linear import Linear
+    from ._linear_value import LinearValue
 
 #: Why columns are cut at multiples of a block's.
 COLUMNS_BECAUSE = f"a packed block holds {BLOCK_N} columns"
 
 
-def column_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
+def column_parts(linear: LinearValue, parts: Any) -> list[dict[str, Any]]:
     """What is another in each part of a weight cut along n, as keywords of `Linear`."""
     return [
         {
@@ -29,8 +29,19 @@ def column_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
     ]
 
 
-def row_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
+def row_parts(linear: LinearValue, parts: Any) -> list[dict[str, Any]]:
     """What is another in each part of a weight cut along k, as keywords of `Linear`."""
+    if linear.activation is not None:
+        raise ValueError(
+            f"activation is {linear.activation!r}, which can't be split along k: it belongs after the sum "
+            "of the parts; make the Linear without it, and apply it there"
+        )
+    if linear.perm is not None:
+        raise ValueError(
+            "a weight with perm (act-order) can't be split along k: its packed rows are in the order of "
+            "their groups, so that a part's multiply columns from all over a, not a[..., i:j]; split "
+            "columns, or take a checkpoint quantised without act-order (desc_act false)"
+        )
     size = linear.group_size if linear.scales.shape[0] > 1 else -1
     unit, because = row_unit(linear)
 
@@ -50,7 +61,7 @@ def row_parts(linear: Linear, parts: Any) -> list[dict[str, Any]]:
     ]
 
 
-def row_unit(linear: Linear) -> tuple[int, str]:
+def row_unit(linear: LinearValue) -> tuple[int, str]:
     """What positions along k must be multiples of to cut there, and why."""
     because = f"a packed block holds {BLOCK_K} rows"
     if linear.scales.shape[0] == 1:  # which the parts share

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import cupy
@@ -15,10 +14,13 @@ from ._checks import check_gemm
 from ._choice import config_for
 from ._config import GemmConfig
 from ._config_table import check_config
+from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
+from ._linear_value import LinearValue
+from ._load import is_capturing
+from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
-from ._split import column_parts, row_parts
 
 _ARRAY = cupy.ndarray
 _get_device = cupy.cuda.runtime.getDevice
@@ -28,7 +30,7 @@ _get_stream = cupy.cuda.get_current_stream
 _MAX_PLANS, _MAX_LAUNCHES = 64, 64
 
 
-class Linear:
+class Linear(LinearValue):
     """A packed weight with its options: `linear(a)` is `gemm(a, b_packed, scales, zeros, ...)`, at less cost.
 
     The weight is checked once, here. A call checks `a` and `out` alone, and one whose shapes and addresses
@@ -42,11 +44,16 @@ class Linear:
     scales : array (ceil(k / group_size), n), float16 or bfloat16; `a` must have its dtype
     zeros : array like `scales`: uint8, int8 or int32 from 0 to 16, float32, or its dtype; None: all are 8
     group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`
-    k : int, rows of the weight; None means whole groups (rows * group_size; with -1, 128 x blocks)
+    k : int, rows of the weight; None means whole groups (rows * group_size; with -1, 128 x blocks), or as
+        many as `perm` has
     bias : array (n,), dtype of `scales`
     alpha : float
     activation : None, "gelu" (erf), "gelu_tanh", "silu" or "relu"
     dtype : dtype of results: that of `scales` (default), or float32
+    perm : integers (k,), 0 to k - 1 once each: packed row i is row `perm[i]` of w (act-order); kept as int32
+        `Linear(*weight, perm=perm)` takes what `from_gptq` gives. On the GPU a kernel copies `a[..., perm]`,
+        m x k x 2 bytes of CuPy's pool, on the current stream. In a graph capture, the capturing thread's
+        memory pool gives them, and the Linear keeps them, for the graph, as long as it lives itself.
     pdl : bool, dependent launch as in `gemm`; None: this version's default, which is not to
         Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
         are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
@@ -73,10 +80,7 @@ class Linear:
     (3, 192)
     """
 
-    __slots__ = (
-        "_arrays", "_device", "_dtype", "_given_dtype", "_given_pdl", "_k_shape",
-        "_launches", "_n_shape", "_options", "_pdl", "_plans",
-    )  # fmt: skip
+    __slots__ = ("_captured", "_direct", "_launches", "_ordered", "_plans")
 
     def __init__(
         self,
@@ -90,8 +94,11 @@ class Linear:
         alpha: float = 1.0,
         activation: str | None = None,
         dtype: Any = None,
+        perm: Any = None,
         pdl: bool | None = None,
     ) -> None:
+        if k is None and perm is not None:
+            k = _k_of(perm, b_packed)
         weight = check_quantized(b_packed, scales, zeros, group_size, k)
         on_host = weight.xp is np
         # The rest is checked as gemm checks it, with an a of no rows: its memory is never looked at.
@@ -106,8 +113,13 @@ class Linear:
         self._k_shape, self._n_shape = (weight.k,), (weight.n,)
         self._dtype = checked.out_dtype
         self._given_dtype = None if dtype is None else checked.out_dtype
+        self._perm = None if perm is None else checked_perm(perm, weight.b_packed, weight.k)
         self._device = None if on_host else int(weight.b_packed.data.device_id)
         self._given_pdl, self._pdl = pdl, wanted_by_linear(pdl) and not on_host
+        # With perm, a Linear without it multiplies the activations that have been gathered.
+        self._direct = perm is None and not on_host
+        self._captured: list[Any] = []
+        self._ordered = None if perm is None else self._again(perm=None)
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
         if self._pdl:
             complete_weights()
@@ -140,7 +152,7 @@ class Linear:
         >>> linear(np.arange(128, dtype=np.float16))[:3].tolist()
         [0.0, 1.0, 2.0]
         """
-        if type(a) is not _ARRAY or self._device is None or (out is not None and type(out) is not _ARRAY):
+        if type(a) is not _ARRAY or not self._direct or (out is not None and type(out) is not _ARRAY):
             return self._by_gemm(a, out, config)
         shape = a.shape
         if out is None:
@@ -194,6 +206,8 @@ class Linear:
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """A call that is not a usual one: NumPy or foreign arrays, an `a` that must be copied, or wrong."""
         self._check_k(a)
+        if self._ordered is not None:
+            return self._permuted(self._ordered, a, out, config)
         b_packed, scales, zeros, bias = self._arrays
         group_size, alpha, activation = self._options
         return gemm(
@@ -201,151 +215,40 @@ class Linear:
             dtype=self._given_dtype, out=out, config=config, pdl=self._pdl,
         )  # fmt: skip
 
+    def _permuted(self, ordered: Linear, a: Any, out: Any, config: GemmConfig | None) -> Any:
+        """The product of `a[..., perm]`. All is checked before it is gathered."""
+        b_packed, scales, zeros, bias = self._arrays
+        group_size, alpha, activation = self._options
+        arguments = check_gemm(
+            a, b_packed, scales, zeros, group_size,
+            bias=bias, alpha=alpha, activation=activation, dtype=self._given_dtype, out=out,
+        )  # fmt: skip
+        xp, problem, out_dtype = arguments.xp, arguments.problem, arguments.out_dtype
+        if config is not None:
+            check_config(config, problem)
+        target = arguments.out
+        if target is None:
+            target = xp.empty((*arguments.lead_shape, problem.n), out_dtype)
+        rows = arguments.a.reshape(problem.m, problem.k)
+        copy = gathered(xp, rows, self._perm)
+        if xp is np:
+            target[...] = ordered(copy, None, config).reshape(target.shape)
+        else:
+            if is_capturing():
+                self._captured += rows, copy
+            strides = (arguments.out_row_bytes, out_dtype.itemsize)
+            ordered(copy, cupy.ndarray((problem.m, problem.n), out_dtype, target.data, strides), config)
+        return target if out is None else out
+
     def _check_k(self, a: Any) -> None:
         shape = tuple(getattr(a, "shape", ()))
         if shape and shape[-1:] != self._k_shape:
             raise ValueError(f"a is of shape {shape}: its last axis must be in_features, {self.in_features}")
 
-    in_features = property(lambda self: self._k_shape[0], doc="k, the rows of the weight.")
-    out_features = property(lambda self: self._n_shape[0], doc="n, its columns.")
-    b_packed = property(lambda self: self._arrays[0], doc="int32 (ceil(n / 64), ceil(k / 128), 1024).")
-    scales = property(lambda self: self._arrays[1], doc="(ceil(k / group_size), n).")
-    zeros = property(lambda self: self._arrays[2], doc="Like `scales`, or None.")
-    bias = property(lambda self: self._arrays[3], doc="(n,), or None.")
-    group_size = property(lambda self: self._options[0], doc="A power of two, or -1 for one group of all k.")
-    alpha = property(lambda self: self._options[1], doc="A float.")
-    activation = property(lambda self: self._options[2], doc="A name, or None.")
-    dtype = property(lambda self: self._dtype, doc="The dtype of results.")
-    pdl = property(lambda self: self._pdl, doc="Whether its kernels are launched dependent.")
-    device = property(lambda self: self._device, doc="The number of the arrays' GPU; None for NumPy arrays.")
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of `b_packed`, `scales`, `zeros` and `bias`."""
-        return sum(x.nbytes for x in self._arrays if x is not None)
-
-    def __repr__(self) -> str:
-        parts = [
-            f"{self.in_features} -> {self.out_features}",
-            f"group_size={self.group_size}",
-            f"zeros={self.zeros.dtype}" if self.zeros is not None else "",
-            "bias" if self.bias is not None else "",
-            f"alpha={self.alpha}" if self.alpha != 1.0 else "",
-            f"activation={self.activation!r}" if self.activation else "",
-            f"pdl={self._given_pdl}" if self._given_pdl is not None else "",
-            str(self.dtype),
-            "numpy" if self._device is None else f"GPU {self._device}",
-        ]
-        return f"Linear({', '.join(part for part in parts if part)})"
-
-    def __reduce__(self) -> Any:
-        given = self._given()
-        arrays = [given.pop(name) for name in ("b_packed", "scales")]
-        return partial(type(self), **given), tuple(arrays)
-
-    def to_device(self, device: int | None = None) -> Linear:
-        """This weight on GPU number `device` (None: the current one); itself where it is there already.
-
-        >>> linear.to_device(1)  # doctest: +SKIP
-        Linear(256 -> 192, group_size=128, float16, GPU 1)
-        """
-        with cupy.cuda.Device(device) as target:
-            return self if target.id == self._device else self._moved(cupy.asarray)
-
-    def to_numpy(self) -> Linear:
-        """This weight as NumPy arrays; itself where it is that already.
-
-        >>> import numpy as np
-        >>> from cupy_w4a16 import Linear, quantize
-        >>> linear = Linear(*quantize(np.eye(128, 64, dtype=np.float16)))
-        >>> linear.to_numpy() is linear
-        True
-        """
-        if self._device is None:
-            return self
-        with cupy.cuda.Device(self._device):
-            return self._moved(cupy.asnumpy)
-
-    def split_columns(self, parts: Any) -> list[Linear]:
-        """This weight cut along n, for tensor parallelism: the parts' results, side by side, are the whole's.
-
-        The parts are views, nothing is packed anew or copied. (A part that is pickled, or moved from NumPy to
-        a GPU, goes alone.) Bias, alpha and activation go along, and results are bitwise those of the whole
-        weight where the same configuration is run.
-
-        Parameters
-        ----------
-        parts : int, a number of equal parts; or ints, the columns to cut at, multiples of 64 (of a block)
-
-        Returns
-        -------
-        list of Linear
-
-        Raises
-        ------
-        TypeError, ValueError
-            A cut is not possible; the message names possible ones nearby.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from cupy_w4a16 import Linear, quantize
-        >>> linear = Linear(*quantize(np.eye(128, 200, dtype=np.float16)))
-        >>> [part.out_features for part in linear.split_columns([64, 128])]
-        [64, 64, 72]
-        """
-        return [type(self)(**(self._given() | part)) for part in column_parts(self, parts)]
-
-    def split_rows(self, parts: Any) -> list[Linear]:
-        """This weight cut along k, for tensor parallelism: the parts' results, for `a[..., i:j]`, add up.
-
-        The parts are views, nothing is packed anew or copied. With one group of all k they share its one row
-        of scales. The bias goes with the first part only, alpha with each. Each part's result is rounded by
-        itself; `dtype="float32"` keeps the sum as good as the whole.
-
-        Parameters
-        ----------
-        parts : int, a number of equal parts; or ints, the rows to cut at, multiples of 128 (of a block) and
-            of `group_size`
-
-        Returns
-        -------
-        list of Linear
-
-        Raises
-        ------
-        TypeError, ValueError
-            A cut is not possible; or there is an activation, which belongs after the sum.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from cupy_w4a16 import Linear, quantize
-        >>> linear = Linear(*quantize(np.eye(512, 64, dtype=np.float16)))
-        >>> [part.in_features for part in linear.split_rows(2)]
-        [256, 256]
-        """
-        if self.activation is not None:
-            raise ValueError(
-                f"activation is {self.activation!r}, which can't be split along k: it belongs after the sum "
-                "of the parts; make the Linear without it, and apply it there"
-            )
-        return [type(self)(**(self._given() | part)) for part in row_parts(self, parts)]
-
-    def _given(self) -> dict[str, Any]:
-        """The arguments that make this Linear again."""
-        names = ("b_packed", "scales", "zeros", "bias")
-        group_size, alpha, activation = self._options
-        return {
-            **dict(zip(names, self._arrays, strict=True)),
-            "group_size": group_size,
-            "k": self.in_features,
-            "alpha": alpha,
-            "activation": activation,
-            "dtype": self._given_dtype,
-            "pdl": self._given_pdl,
-        }
-
-    def _moved(self, move: Any) -> Linear:
-        arrays = {name: move(x) for name, x in self._given().items() if hasattr(x, "shape")}
-        return type(self)(**(self._given() | arrays))
+def _k_of(perm: Any, b_packed: Any) -> int | None:
+    """The length of `perm` where `b_packed` may have as many rows; else the checks say what is wrong."""
+    sizes: tuple[int, ...] = getattr(perm, "shape", ())
+    blocks: tuple[int, ...] = getattr(b_packed, "shape", ())
+    fits = len(sizes) == 1 and len(blocks) == 3 and -(-sizes[0] // BLOCK_K) == blocks[1]
+    return int(sizes[0]) if fits else None
