@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ._awq_scale import ScaledWeight, awq_scale
 from ._build import compile_at_import, compile_kernels
 from ._cache import clear_cache
 from ._config import GemmConfig, GemmProblem
@@ -38,8 +39,10 @@ __all__ = [
     "Linear",
     "PermutedWeight",
     "QuantizedWeight",
+    "ScaledWeight",
     "UnsupportedDeviceError",
     "W4A16Error",
+    "awq_scale",
     "cache_dir",
     "choose_config",
     "clear_cache",
