@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny_encoder import LAYERS, write_tiny_encoder
 
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._env import DEMO_MODEL
 from cupy_w4a16.demo import linears, model_files
-from cupy_w4a16.demo.encoder import LINEARS, Encoder, linear_name
+from cupy_w4a16.demo.encoder import LINEARS, Encoder
 from cupy_w4a16.demo.linears import Float32Linears
 from cupy_w4a16.demo.measure import Comparison, compare, ranking
 from cupy_w4a16.demo.model_files import PACKAGE, Model, find_model, load_model
@@ -22,51 +23,11 @@ from cupy_w4a16.demo.sentences import SENTENCES
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
-HIDDEN, HEADS, LAYERS, FEED_FORWARD = 128, 4, 2, 256
-WORDS = sorted({word.strip(".,").lower() for sentence in SENTENCES for word in sentence.split()})
-
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with random weights: two layers, 128 features, a vocabulary of our sentences' words."""
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
     folder = tmp_path_factory.mktemp("tiny_model")
-    random = np.random.default_rng(0)
-    weights: dict[str, np.ndarray] = {}
-
-    def add(name: str, shape: tuple[int, ...], mean: float = 0.0, spread: float = 0.1) -> None:
-        weights[name] = (mean + spread * random.standard_normal(shape)).astype(np.float32)
-
-    vocabulary = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
-    for kind, rows in (("word", len(vocabulary)), ("position", 64), ("token_type", 2)):
-        add(f"embeddings.{kind}_embeddings.weight", (rows, HIDDEN), spread=1.0)
-    norms = ["embeddings.LayerNorm"]
-    for block in range(LAYERS):
-        for short in LINEARS:
-            wide_in, wide_out = short == "down", short == "up"
-            name = linear_name(block, short)
-            add(f"{name}.weight", (FEED_FORWARD if wide_out else HIDDEN, FEED_FORWARD if wide_in else HIDDEN))
-            add(f"{name}.bias", (FEED_FORWARD if wide_out else HIDDEN,))
-        norms += [
-            f"encoder.layer.{block}.attention.output.LayerNorm",
-            f"encoder.layer.{block}.output.LayerNorm",
-        ]
-    for name in norms:
-        add(f"{name}.weight", (HIDDEN,), mean=1.0)
-        add(f"{name}.bias", (HIDDEN,))
-    save_file(weights, folder / "model.safetensors")
-
-    config = {"model_type": "bert", "hidden_act": "gelu", "num_hidden_layers": LAYERS, "hidden_size": HIDDEN}
-    config |= {"num_attention_heads": HEADS, "layer_norm_eps": 1e-12, "max_position_embeddings": 64}
-    (folder / "config.json").write_text(json.dumps(config))
-
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tiny_encoder(folder)
     return folder
 
 

@@ -65,9 +65,11 @@ def random_weights(shape: Shape, xp: Any = np, seed: int = 0, group_size: int = 
         gate_up, down = linear(hidden, 2 * shape.mlp), linear(shape.mlp, hidden)
         return Block(norm(), qkv, attention_out, norm(), gate_up, down)
 
-    embedding = xp.asarray(rng.standard_normal((shape.vocabulary, shape.hidden)).astype(np.float16))
+    embedding = rng.standard_normal((shape.vocabulary, shape.hidden), np.float32).astype(np.float16)
     blocks = [block() for _ in range(shape.blocks)]
-    return Weights(embedding, blocks, norm(), linear(shape.hidden, shape.vocabulary, dtype="float32"))
+    return Weights(
+        xp.asarray(embedding), blocks, norm(), linear(shape.hidden, shape.vocabulary, dtype="float32")
+    )
 
 
 class Decoder:

@@ -1,0 +1,177 @@
+"""Columns of texts: every row gets its own embedding, and its nearest neighbours are the nearest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+from helpers.tiny_encoder import HIDDEN, write_tiny_encoder
+
+from cupy_w4a16.demo.model_files import Model, load_model
+from cupy_w4a16.demo.sentences import SENTENCES
+from cupy_w4a16.examples import columns
+from cupy_w4a16.examples.columns import TextEncoder, main, nearest, strings
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tokenizers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny_model")
+    write_tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(folder)
+
+
+@pytest.fixture
+def no_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuml", None)
+
+
+class Column:
+    """A cuDF series, as far as is needed: it refuses to be walked through."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def to_arrow(self) -> Any:
+        return self
+
+    def to_pylist(self) -> list[Any]:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("not iterable: use to_arrow()")
+
+
+def unit_vectors(count: int, seed: int) -> Any:
+    vectors = np.random.default_rng(seed).standard_normal((count, 16), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def ranked(vectors: Any, queries: Any, count: int) -> Any:
+    return np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :count]
+
+
+def test_rows_keep_their_order_through_batches_by_length(model: Model) -> None:
+    encode = TextEncoder(np, model)
+    alone = np.concatenate([encode([text]) for text in SENTENCES])
+    together = encode(SENTENCES, batch_size=5)
+    assert (together.shape, together.dtype) == ((len(SENTENCES), HIDDEN), np.float32)
+    # Padded batches may round a float16 the other way, 2^-11 of it, some dozen times; other rows are far off.
+    np.testing.assert_allclose(together, alone, rtol=0, atol=5e-3)
+    assert np.abs(together - np.roll(alone, 1, axis=0)).max(axis=1).min() > 0.05
+
+
+def test_columns_of_any_library_give_the_same(model: Model) -> None:
+    encode = TextEncoder(np, model)
+    texts = list(SENTENCES[:3])
+    for column in (tuple(texts), Column(texts), np.array(texts, object), iter(texts)):
+        np.testing.assert_array_equal(encode(column), encode(texts))
+    assert encode([]).shape == (0, HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (Column(["a", None]), r"texts\[1\] is None"),
+        (["a", "b", float("nan")], r"texts\[2\] is nan"),
+        ([b"a"], r"texts\[0\] is b'a'"),
+        ("a train", "texts is one string, 'a train'"),
+    ],
+)
+def test_row_that_is_no_text_is_named(texts: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        strings(texts)
+
+
+@pytest.mark.usefixtures("no_cuml")
+@pytest.mark.parametrize("count", [1, 7, 50])
+def test_nearest_are_the_first_of_a_full_sort(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "QUERIES_AT_ONCE", 8)  # 20 queries: three parts, the last one short
+    vectors, queries = unit_vectors(50, 0), unit_vectors(20, 1)
+    similarities, rows = nearest(vectors, queries, count)
+    np.testing.assert_array_equal(rows, ranked(vectors, queries, count))
+    expected = np.einsum("qk,qck->qc", queries, vectors[rows])
+    np.testing.assert_allclose(similarities, expected, rtol=0, atol=1e-6)  # 16 products of float32
+    assert nearest(vectors, queries[:0], count)[1].shape == (0, count)
+
+
+@pytest.mark.usefixtures("no_cuml")
+@pytest.mark.parametrize("count", [0, 4])
+def test_more_neighbours_than_there_are_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count is {count}: of 3 vectors, 1 to 3"):
+        nearest(unit_vectors(3, 0), unit_vectors(1, 1), count)
+
+
+def test_cuml_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class NearestNeighbors:
+        def __init__(self, n_neighbors: int, algorithm: str, metric: str) -> None:
+            asked.append((n_neighbors, algorithm, metric))
+
+        def fit(self, vectors: Any) -> NearestNeighbors:
+            self.vectors = vectors
+            return self
+
+        def kneighbors(self, queries: Any) -> tuple[Any, Any]:
+            rows = ranked(self.vectors, queries, asked[-1][0])
+            return 1 - np.einsum("qk,qck->qc", queries, self.vectors[rows]), rows
+
+    cuml, neighbors = ModuleType("cuml"), ModuleType("cuml.neighbors")
+    neighbors.NearestNeighbors = NearestNeighbors
+    vectors, queries = unit_vectors(9, 0), unit_vectors(4, 1)
+    monkeypatch.setitem(sys.modules, "cuml", None)
+    by_product = nearest(vectors, queries, 3)
+    monkeypatch.setitem(sys.modules, "cuml", cuml)
+    monkeypatch.setitem(sys.modules, "cuml.neighbors", neighbors)
+    by_cuml = nearest(vectors, queries, 3)
+    assert asked == [(3, "brute", "cosine")]
+    np.testing.assert_allclose(by_cuml[0], by_product[0], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(by_cuml[1], by_product[1])
+
+
+@pytest.mark.usefixtures("no_cuml")
+def test_command_never_calls_a_text_its_own_neighbour(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(cupy.cuda, "is_available", lambda: False)
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(SENTENCES[:4]))
+    main([str(file), "--model", str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == list(SENTENCES[:4])
+    for text, found in zip(lines[::2], lines[1::2], strict=True):
+        assert found.split(maxsplit=1)[1] in {*SENTENCES[:4]} - {text}
+
+
+def test_missing_model_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: the model folder .* has no config\.json"):
+        main(["--model", str(tmp_path)])
+
+
+@pytest.mark.gpu
+def test_gpu_gives_numpys_embeddings_and_neighbours(model: Model) -> None:
+    on_gpu = TextEncoder(cupy, model)(SENTENCES, batch_size=5)
+    assert isinstance(on_gpu, cupy.ndarray)
+    on_cpu = TextEncoder(np, model)(SENTENCES, batch_size=5)
+    np.testing.assert_allclose(on_gpu.get(), on_cpu, rtol=0, atol=5e-3)
+    similarities, rows = nearest(on_gpu, on_gpu, 4)
+    assert isinstance(rows, cupy.ndarray)
+    products = on_gpu.get() @ on_gpu.get().T
+    # cuBLAS may use TF32, or cuML be here: what was found must be as good as the best, to 10 bits.
+    best = -np.sort(-products, axis=1)[:, :4]
+    np.testing.assert_allclose(np.take_along_axis(products, rows.get(), axis=1), best, rtol=0, atol=4e-3)
+    np.testing.assert_allclose(similarities.get(), best, rtol=0, atol=4e-3)
