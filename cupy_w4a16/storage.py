@@ -9,8 +9,9 @@ tensor that no weight names is a plain array.
 from __future__ import annotations
 
 import json
+import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,28 +23,30 @@ from ._check_quantized import check_quantized
 from ._pack import BLOCK_K, PACKED_LAYOUT_VERSION
 from ._quantize import QuantizedWeight
 from .formats._permuted import PermutedWeight
-from .formats._safetensors import Entry, Safetensors, dtype_name, write_safetensors
+from .formats._safetensors import METADATA, Entry, Safetensors
+from .formats._safetensors_writer import SafetensorsWriter
 from .linear import Linear
 
 FORMAT = "cupy_w4a16"
+_HEADER_BYTES = 2048  # room for what the header says of a weight
 _KINDS = {"weight": QuantizedWeight, "permuted": PermutedWeight, "linear": Linear}
 
 
-def save(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
+def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
     """Write packed weights to a safetensors file, so that packing happens once; `load` reads it.
 
-    The file is written beside its place and moved there when it is whole. GPU arrays are copied to the host
-    one at a time.
+    The file is written beside its place and moved there when it is whole. Weights are written as they come,
+    GPU arrays copied to the host one at a time: ``save(path, load_checkpoint(source))`` holds one in memory.
 
     Args:
         path: the file, by custom ``*.safetensors``; it is replaced if it exists.
-        weights: by name, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear`` (with bias, alpha and
-            its other options), and plain NumPy or CuPy arrays (norms, embeddings).
+        weights: by name, as a mapping or pairs, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear``
+            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings).
 
     Raises:
         TypeError: a name is no text, a value none of these, or a dtype one that safetensors lacks.
-        ValueError: names clash (a plain array "up.scales" beside a weight "up"), or arrays of a weight do not
-            fit together.
+        ValueError: a name comes twice, or names clash (a plain array "up.scales" beside a weight "up"), or
+            arrays of a weight do not fit together.
         OSError: the file can't be written.
 
     Example:
@@ -55,35 +58,34 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
         >>> sorted(load(path))
         ['norm', 'up']
     """
-    tensors: dict[str, Any] = {}
     described: dict[str, dict[str, Any]] = {}
     owners: dict[str, str] = {}
-    for name, value in weights.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the name {name!r} is a {type_name(name)}: names are texts")
-        if name == "__metadata__" or _is_broken(name):
-            raise ValueError(f"the name {name!r} can't stand in a safetensors file: rename it")
-        parts = _parts(name, value)
-        if isinstance(value, tuple(_KINDS.values())):
-            described[name] = {
-                "kind": next(kind for kind, one in _KINDS.items() if isinstance(value, one)),
-                "arrays": [key for key, x in parts.items() if hasattr(x, "shape")],
-                **{key: x for key, x in parts.items() if not hasattr(x, "shape")},
-            }
-            parts = {f"{name}.{key}": x for key, x in parts.items() if hasattr(x, "shape")}
-        for key, x in parts.items():
-            if key in tensors:
-                raise ValueError(
-                    f"weights {owners[key]!r} and {name!r} both need the tensor {key!r}: rename one"
-                )
-            dtype_name(key, x.dtype)
-            tensors[key], owners[key] = x, name
-    metadata = {
-        "format": FORMAT,
-        "packed_layout_version": str(PACKED_LAYOUT_VERSION),
-        "weights": json.dumps(described),
-    }
-    write_safetensors(path, tensors, metadata)
+    names: set[str] = set()
+    room = _HEADER_BYTES * (1 + operator.length_hint(weights, 1000))
+    with SafetensorsWriter(path, room) as writer:
+        for name, value in _pairs(weights):
+            _add_name(names, name)
+            parts = _parts(name, value)
+            if isinstance(value, tuple(_KINDS.values())):
+                described[name] = {
+                    "kind": next(kind for kind, one in _KINDS.items() if isinstance(value, one)),
+                    "arrays": [key for key, x in parts.items() if hasattr(x, "shape")],
+                    **{key: x for key, x in parts.items() if not hasattr(x, "shape")},
+                }
+                parts = {f"{name}.{key}": x for key, x in parts.items() if hasattr(x, "shape")}
+            for key, x in parts.items():
+                if key in owners:
+                    raise ValueError(
+                        f"weights {owners[key]!r} and {name!r} both need the tensor {key!r}: rename one"
+                    )
+                owners[key] = name
+                writer.add(key, x)
+        metadata = {
+            "format": FORMAT,
+            "packed_layout_version": str(PACKED_LAYOUT_VERSION),
+            "weights": json.dumps(described),
+        }
+        writer.finish(metadata)
 
 
 def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
@@ -172,6 +174,25 @@ class Weights(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} weights in {str(self.path)!r}>"
+
+
+def _pairs(weights: Any) -> Iterator[tuple[Any, Any]]:
+    """Names and values; TypeError where they are no pairs."""
+    for item in weights.items() if isinstance(weights, Mapping) else weights:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise TypeError(f"weights yields a {type_name(item)}: pass a mapping, or pairs (name, weight)")
+        yield item
+
+
+def _add_name(names: set[str], name: Any) -> None:
+    """Take note of a name; TypeError or ValueError where it can't be one."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is a {type_name(name)}: names are texts")
+    if name == METADATA or _is_broken(name):
+        raise ValueError(f"the name {name!r} can't stand in a safetensors file: rename it")
+    if name in names:
+        raise ValueError(f"two weights have the name {name!r}: rename one")
+    names.add(name)
 
 
 def _parts(name: str, value: Any) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from cupy_w4a16 import (
     pack,
     quantize,
     save,
+    storage,
 )
 from cupy_w4a16.__main__ import main
 from cupy_w4a16.formats import _safetensors
@@ -154,6 +157,45 @@ def test_tensors_start_at_multiples_of_their_itemsize(path: Path) -> None:
         assert entry.begin % {"F64": 8, "I32": 4, "F16": 2, "U8": 1}[entry.dtype] == 0
 
 
+def test_pairs_are_written_as_they_come(path: Path) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def pairs() -> Iterator[tuple[str, Any]]:
+        for i in range(4):
+            array = np.full(1 << 10, i, np.float32)
+            assert sum(each() is not None for each in alive) <= 1  # the one that save still holds
+            alive.append(weakref.ref(array))
+            yield f"x{i}", array
+
+    save(path, pairs())
+    assert [int(x[0]) for x in load(path).values()] == [0, 1, 2, 3]
+
+
+def test_header_that_finds_no_room_gets_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"n" * 1000: weight(), "m" * 3000: np.arange(5)}
+    save(path, values)
+    with_room = header_of(path.read_bytes())
+    monkeypatch.setattr(storage, "_HEADER_BYTES", 8)
+    save(path, values)
+    assert header_of(path.read_bytes()) == with_room
+    assert list(path.parent.iterdir()) == [path]
+    found = load(path)
+    assert all(same(found[name], value) for name, value in values.items())
+
+
+def test_full_disk_while_the_header_finds_room_leaves_no_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "_HEADER_BYTES", 8)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, {"n" * 1000: weight()})
+    assert list(path.parent.iterdir()) == []
+
+
 def test_file_of_the_safetensors_package_is_shown_but_not_loaded(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +219,9 @@ def test_file_of_the_safetensors_package_is_shown_but_not_loaded(
         ({"up": weight(), "up.scales": np.ones(3)}, ValueError, "'up' and 'up.scales' both need"),
         ({"up.scales": np.ones(3), "up": weight()}, ValueError, "'up.scales' and 'up' both need"),
         ({3: np.ones(3)}, TypeError, "the name 3"),
+        ([("up", np.ones(3)), ("up", weight())], ValueError, "two weights have the name 'up'"),
+        ([("up", weight()), ("up.scales", np.ones(3))], ValueError, "'up' and 'up.scales' both need"),
+        (["up"], TypeError, "weights yields a str: pass a mapping, or pairs"),
         ({"__metadata__": np.ones(3)}, ValueError, "__metadata__"),
         ({"\ud800": np.ones(3)}, ValueError, "rename it"),
         ({"up": "text"}, TypeError, "'up' is a str"),
@@ -391,7 +436,8 @@ MADE: dict[str, bytes] = {}
 def small_file(folder: Path) -> bytes:
     if not MADE:
         save(folder / "small.safetensors", {"w": linear(), "x": np.ones(2, BFLOAT16)})
-        MADE["data"] = (folder / "small.safetensors").read_bytes()
+        # Without the spaces that fill the header up, so that damage hits what matters.
+        MADE["data"] = file_of(*header_of((folder / "small.safetensors").read_bytes()))
     return MADE["data"]
 
 

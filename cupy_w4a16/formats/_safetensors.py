@@ -1,4 +1,4 @@
-"""Safetensors files: the header, one tensor at a time, and a writer that never leaves half a file behind.
+"""Safetensors files: the header, and one tensor at a time.
 
 A file is 8 bytes with the length of the header (little-endian), the header, and the tensors' bytes. The
 header is JSON: ``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {text: text}}``,
@@ -11,16 +11,12 @@ bfloat16 in older versions. Tests hold the two against each other.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import cupy
 import numpy as np
 
 from .._dtypes import BFLOAT16
@@ -35,7 +31,7 @@ _DTYPES = {
     "F64": np.dtype("<f8"),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 # What other files start with that are met under such names.
 _OTHERS = {
     b"\x80": "a pickle, which runs code when it is loaded, and is refused",
@@ -91,45 +87,6 @@ class Safetensors:
             raise ValueError(f"{self.path}: tensor {name!r} has shape {shape}: {error}") from error
 
 
-def write_safetensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]
-) -> None:
-    """Write NumPy and CuPy arrays, moved to the host one at a time; the file appears whole or not at all."""
-    # Wide dtypes first, so that each tensor starts at a multiple of its itemsize.
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {_METADATA: dict(metadata)}
-    begin = 0
-    for name, x in ordered:
-        header[name] = {
-            "dtype": dtype_name(name, x.dtype),
-            "shape": list(x.shape),
-            "data_offsets": [begin, begin + x.nbytes],
-        }
-        begin += x.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(
-            f"the names of {len(tensors)} tensors make a header of {len(text)} bytes: split the file"
-        )
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for _, x in ordered:
-                host = cupy.asnumpy(x) if isinstance(x, cupy.ndarray) else x
-                file.write(np.ascontiguousarray(host).reshape(-1).view(np.uint8))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would shut other users out
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def dtype_name(name: str, dtype: Any) -> str:
     """The format's word for a dtype; TypeError where there is none."""
     if dtype not in _NAMES:
@@ -153,24 +110,25 @@ def _header(file: BinaryIO) -> tuple[int, Any]:
             f"its header claims {length} bytes, where {size - 8} are left and {MAX_HEADER_BYTES} are allowed"
         )
     try:
-        return 8 + length, json.loads(file.read(length).decode(), object_pairs_hook=_without_duplicates)
+        return 8 + length, json.loads(file.read(length).decode(), object_pairs_hook=without_duplicates)
     except RecursionError:
         raise ValueError("its header is nested too deeply") from None
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it has a key twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"its header has {twice!r} twice")
+        raise ValueError(f"it has {twice!r} twice")
     return found
 
 
 def _checked(header: Any, start: int, size: int) -> tuple[dict[str, str], dict[str, Entry]]:
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its __metadata__ is no object of texts")
     entries = {name: _entry(name, given, start) for name, given in header.items()}
