@@ -93,6 +93,14 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "splitting (default: %(default)s)",
     )
     demo.add_argument(
+        "--awq",
+        action="store_true",
+        help="scale weights by what activations they meet, measured on other sentences (awq_scale)",
+    )
+    demo.add_argument(
+        "--compare", action="store_true", help="a table of all methods, instead of the report on one"
+    )
+    demo.add_argument(
         "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where to run (default: %(default)s)"
     )
     demo.add_argument("--plot", metavar="FILE.png", help="draw similarities and errors into this file")
@@ -116,6 +124,8 @@ def _demo(chosen: argparse.Namespace) -> int:
             sentences=chosen.sentences,
             group_size=chosen.group_size,
             method=chosen.method,
+            awq=chosen.awq,
+            compare=chosen.compare,
             device=chosen.device,
             plot=chosen.plot,
         )

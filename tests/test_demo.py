@@ -13,12 +13,15 @@ from helpers.tiny_encoder import LAYERS, write_tiny_encoder
 
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._env import DEMO_MODEL
+from cupy_w4a16._scheme import METHODS
 from cupy_w4a16.demo import linears, model_files
 from cupy_w4a16.demo.encoder import LINEARS, Encoder
-from cupy_w4a16.demo.linears import Float32Linears
-from cupy_w4a16.demo.measure import Comparison, compare, ranking
+from cupy_w4a16.demo.linears import Float32Linears, Way
+from cupy_w4a16.demo.measure import Comparison, measure, ranking
+from cupy_w4a16.demo.methods import compare_methods, ways
 from cupy_w4a16.demo.model_files import PACKAGE, Model, find_model, load_model
-from cupy_w4a16.demo.sentences import SENTENCES
+from cupy_w4a16.demo.sentences import CALIBRATION, SENTENCES
+from cupy_w4a16.demo.truth import Truth
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
@@ -46,7 +49,7 @@ def real() -> Model:
 
 @pytest.fixture(scope="module")
 def real_comparison(real: Model) -> Comparison:
-    return compare(real, list(SENTENCES), 128, np)
+    return measure(real, list(SENTENCES), Way(), np)
 
 
 def float32_encoder(model: Model) -> Encoder:
@@ -129,7 +132,7 @@ def test_every_linear_layer_runs_through_gemm(tiny: Model, monkeypatch: pytest.M
 
     monkeypatch.setattr(linears, "gemm", spy)
     matrices = [n for n in tiny.weights if n.startswith("encoder.") and tiny.weights[n].ndim == 2]
-    quantized = linears.QuantizedLinears(tiny.weights, [n.removesuffix(".weight") for n in matrices], 128)
+    quantized = linears.QuantizedLinears(tiny.weights, [n.removesuffix(".weight") for n in matrices], Way())
     Encoder(tiny.settings, tiny.weights, quantized, np)(*tiny.tokenize(list(SENTENCES)))
     # Every matrix of the transformer blocks is one of our linear layers, and each runs once.
     assert len(matrices) == LAYERS * len(LINEARS)
@@ -146,13 +149,57 @@ def test_four_bits_keep_what_the_sentences_mean(real_comparison: Comparison) -> 
 
 def test_searched_scales_bring_the_encoder_nearer(real: Model, real_comparison: Comparison) -> None:
     # Measured: mean cosine 0.965 by least squares, 0.954 by round to nearest.
-    result = compare(real, list(SENTENCES), 128, np, method="mse")
+    result = measure(real, list(SENTENCES), Way(method="mse"), np)
     assert result.cosine.mean() > real_comparison.cosine.mean() + 0.005
     assert result.bytes_4bit == real_comparison.bytes_4bit
 
 
+def test_activations_bring_the_encoder_nearer(real: Model, real_comparison: Comparison) -> None:
+    # Measured: mean cosine 0.970 with scales found on other sentences, 0.954 without.
+    result = measure(real, list(SENTENCES), Way(awq=True), np)
+    assert result.cosine.mean() > real_comparison.cosine.mean() + 0.01
+    # Beside the weights, a float16 for every input feature.
+    assert result.bytes_4bit - real_comparison.bytes_4bit == 2 * 6 * (5 * 384 + 1536)
+
+
+def test_accuracy_is_not_measured_on_what_calibrates() -> None:
+    assert len(set(CALIBRATION)) == len(CALIBRATION) >= 20
+    assert not set(CALIBRATION) & set(SENTENCES)
+
+
+def test_padding_does_not_calibrate(tiny: Model) -> None:
+    truth = Truth(tiny, tiny.weights, [SENTENCES[0], "Lentils."], np)
+    found = truth.activations()
+    assert set(found) == set(truth.names)
+    for name, x in found.items():
+        np.testing.assert_array_equal(x, np.concatenate([truth.inputs[name][0], truth.inputs[name][1, :4]]))
+        # "Lentils." is four tokens: the word, the full stop, a mark before and one after.
+
+
+def test_table_of_methods_has_the_numbers_of_the_report(tiny: Model) -> None:
+    chosen = [Way(64), Way(64, "mse", symmetric=False), Way(64, awq=True)]
+    for row in compare_methods(tiny, list(SENTENCES), chosen, np):
+        alone = measure(tiny, list(SENTENCES), row.way, np)
+        np.testing.assert_array_equal(row.cosine, alone.cosine)
+        np.testing.assert_array_equal(row.linear_error, alone.linear_error.ravel())
+        assert row.nbytes == alone.bytes_4bit
+
+
+def test_table_leaves_no_method_out(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert {way.method for way in ways(128)} == set(METHODS)
+    arguments = ["demo", "--device", "cpu", "--model", str(tiny_folder), "--group-size", "32", "--compare"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split("  ")[0] for line in printed[printed.index("mean cosine") :].splitlines()[1:]]
+    assert rows == ["rtn", "mse", "awq, rtn", "rtn", "mse", "hqq", "awq, rtn"]
+    assert "groups of 32" in printed
+
+
 def test_float_zeros_are_counted_as_memory(tiny: Model) -> None:
-    nearest, float_zeros = (compare(tiny, list(SENTENCES[:3]), 64, np, method=m) for m in ("rtn", "hqq"))
+    nearest, float_zeros = (
+        measure(tiny, list(SENTENCES[:3]), Way(64, method, symmetric=method == "rtn"), np)
+        for method in ("rtn", "hqq")
+    )
     assert float_zeros.bytes_4bit - nearest.bytes_4bit == 2 * nearest.linear_weights // 64
 
 
@@ -173,7 +220,7 @@ def test_weight_memory_counts_codes_and_scales(real_comparison: Comparison) -> N
 
 
 def test_two_runs_give_the_same_bits(tiny: Model) -> None:
-    first, second = (compare(tiny, list(SENTENCES), 64, np) for _ in range(2))
+    first, second = (measure(tiny, list(SENTENCES), Way(64), np) for _ in range(2))
     for name in ("cosine", "similarity", "similarity_4bit", "linear_error", "hidden_error"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
@@ -189,7 +236,7 @@ def test_ranking_leaves_out_the_sentence_itself_and_breaks_ties_by_number() -> N
 def test_gpu_agrees_with_numpy(tiny: Model) -> None:
     import cupy
 
-    on_gpu, on_cpu = (compare(tiny, list(SENTENCES), 128, xp) for xp in (cupy, np))
+    on_gpu, on_cpu = (measure(tiny, list(SENTENCES), Way(), xp) for xp in (cupy, np))
     np.testing.assert_allclose(on_gpu.similarity, on_cpu.similarity, rtol=0, atol=1e-5)
     # The two may round a float16 result differently, 2^-11 of it, some dozen times on the way.
     np.testing.assert_allclose(on_gpu.similarity_4bit, on_cpu.similarity_4bit, rtol=0, atol=5e-3)
@@ -279,6 +326,8 @@ def test_unfit_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
         (["--sentences", "{tmp}/one.txt"], "holds 1 sentence(s)"),
         (["--sentences", "{tmp}/latin.txt"], "UTF-8"),
         (["--group-size", "100"], "100"),
+        (["--compare", "--group-size", "100"], "100"),
+        (["--compare", "--plot", "{tmp}/picture.png"], "leave out --compare"),
         (["--plot", "{tmp}/none/picture.png"], "--plot"),
         (["--plot", "{tmp}/picture.xyz"], "xyz"),
     ],

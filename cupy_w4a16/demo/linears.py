@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from .. import gemm, quantize
+from .. import QuantizedWeight, awq_scale, gemm, quantize
 from .encoder import Array
+from .model_files import DemoError
 
 
 class Float32Linears:
@@ -19,32 +22,67 @@ class Float32Linears:
         return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to quantise: arguments of `quantize`, and whether activations have a say, by `awq_scale`."""
+
+    group_size: int = 128
+    method: str = "rtn"
+    symmetric: bool = True
+    awq: bool = False
+
+    def __str__(self) -> str:
+        return f"awq, {self.method}" if self.awq else self.method
+
+    def __call__(self, w: Array, activations: Array | None) -> tuple[QuantizedWeight, Array | None]:
+        """The weight for `gemm`, and what activations are divided by before (None: by nothing)."""
+        options: dict[str, Any] = {"symmetric": self.symmetric, "dtype": "float16", "method": self.method}
+        if self.awq:
+            return awq_scale(w, activations, self.group_size, **options)
+        return quantize(w, self.group_size, **options), None
+
+
 class QuantizedLinears:
     """The same layers with 4-bit weights and float16 activations, through `gemm`.
 
-    Weights are symmetric, but for `method="hqq"`, which is about zeros.
+    `activations` are what every layer gets for other sentences; only `awq` looks at them.
     """
 
     def __init__(
-        self, weights: Mapping[str, Array], names: Iterable[str], group_size: int, method: str = "rtn"
+        self,
+        weights: Mapping[str, Array],
+        names: Iterable[str],
+        way: Way,
+        activations: Mapping[str, Array] | None = None,
     ) -> None:
         self.layers = {}
-        symmetric = method != "hqq"
         for name in names:
-            w = weights[f"{name}.weight"].T
-            quantized = quantize(w, group_size, symmetric=symmetric, dtype="float16", method=method)
-            self.layers[name] = (quantized, weights[f"{name}.bias"].astype("float16"))
+            weight, scale = way(weights[f"{name}.weight"].T, activations and activations[name])
+            self.layers[name] = (weight, scale, weights[f"{name}.bias"].astype("float16"))
 
     def half(self, name: str, x: Array) -> Array:
         """Apply a layer to float16 `x`; the result is float16."""
-        quantized, bias = self.layers[name]
-        return gemm(x, *quantized, bias=bias)
+        weight, scale, bias = self.layers[name]
+        return gemm(x if scale is None else x / scale, *weight, bias=bias)
 
     def __call__(self, name: str, x: Array) -> Array:
         return self.half(name, x.astype("float16")).astype("float32")
 
     @property
     def nbytes(self) -> int:
-        """The bytes of packed weights, scales and zeros; biases are not counted."""
-        parts = (x for q, _ in self.layers.values() for x in (q.b_packed, q.scales, q.zeros))
+        """The bytes of packed weights, their scales and zeros, and `awq`'s scales; not those of biases."""
+        parts = (x for w, scale, _ in self.layers.values() for x in (w.b_packed, w.scales, w.zeros, scale))
         return sum(int(x.nbytes) for x in parts if x is not None)
+
+
+def quantized_linears(
+    weights: Mapping[str, Array],
+    names: Iterable[str],
+    way: Way,
+    activations: Mapping[str, Array] | None = None,
+) -> QuantizedLinears:
+    """`QuantizedLinears`, or a `DemoError` that says why not."""
+    try:
+        return QuantizedLinears(weights, names, way, activations)
+    except (ValueError, ImportError) as error:  # a size that is not allowed, a weight with a NaN, no cuBLAS
+        raise DemoError(f"these weights can't be quantised: {error}") from error

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .encoder import LINEARS, Array, Encoder, linear_name
-from .linears import Float32Linears, QuantizedLinears
-from .model_files import DemoError, Model
+from .encoder import LINEARS, Array
+from .linears import QuantizedLinears, Way, quantized_linears
+from .model_files import Model
+from .sentences import CALIBRATION
+from .truth import Truth, on_host
 
 
 @dataclass(frozen=True)
@@ -62,54 +64,33 @@ def ranking(similarity: np.ndarray) -> np.ndarray:
     return np.argsort(-others, axis=1, kind="stable")[:, :-1]
 
 
-def compare(
-    model: Model,
-    sentences: list[str],
-    group_size: int,
-    xp: Any,
-    progress: Any = iter,
-    method: str = "rtn",
+def measure(
+    model: Model, sentences: list[str], way: Way, xp: Any, progress: Callable[[list[str]], Any] = iter
 ) -> Comparison:
     """Encode `sentences` with float32 and with 4-bit linear layers on `xp` (`numpy` or `cupy`).
 
-    `method` is that of `quantize`; `progress` wraps the list of layer names while they are quantised, as
-    `tqdm.tqdm` does.
+    `progress` wraps the list of layer names while they are quantised, as `tqdm.tqdm` does.
     """
     weights = {name: xp.asarray(w) for name, w in model.weights.items()}
-    blocks = range(model.settings.layers)
-    names = [linear_name(block, short) for block in blocks for short in LINEARS]
-    exact = Float32Linears(weights)
-    try:
-        quantized = QuantizedLinears(weights, progress(names), group_size, method)
-    except ValueError as error:  # a size that is not allowed, or a weight with a NaN
-        raise DemoError(f"these weights can't be quantised: {error}") from error
-
-    inputs: dict[str, Array] = {}
-
-    def recorded(name: str, x: Array) -> Array:
-        inputs[name] = x
-        return exact(name, x)
-
-    ids, mask = (xp.asarray(x) for x in model.tokenize(sentences))
-    encoder = Encoder(model.settings, weights, recorded, xp)
-    encoder_4bit = Encoder(model.settings, weights, quantized, xp)
-    states, states_4bit = encoder.hidden_states(ids, mask), encoder_4bit.hidden_states(ids, mask)
-    embedded, embedded_4bit = encoder.pool(states[-1], mask), encoder_4bit.pool(states_4bit[-1], mask)
-
-    errors = [_relative_error(quantized(n, inputs[n])[mask], exact(n, inputs[n])[mask]) for n in names]
-    linear_weights = sum(weights[f"{name}.weight"].size for name in names)
-    seconds_4bit, seconds_baseline, baseline = _time_blocks(names, inputs, quantized, weights, xp)
+    truth = Truth(model, weights, sentences, xp)
+    activations = Truth(model, weights, list(CALIBRATION), xp).activations() if way.awq else None
+    quantized = quantized_linears(weights, progress(truth.names), way, activations)
+    mask, embedded = truth.mask, truth.embedded
+    encoder = truth.encoder(quantized)
+    states = encoder.hidden_states(truth.ids, mask)
+    embedded_4bit = encoder.pool(states[-1], mask)
+    pairs = zip(states[1:], truth.states[1:], strict=True)
+    linear_weights = sum(weights[f"{name}.weight"].size for name in truth.names)
+    seconds_4bit, seconds_baseline, baseline = _time_blocks(truth.names, truth.inputs, quantized, weights, xp)
     return Comparison(
         sentences=sentences,
         tokens=int(mask.sum()),
-        padded_shape=ids.shape,
-        cosine=_host((embedded * embedded_4bit).sum(axis=1)),
-        similarity=_host(embedded @ embedded.T),
-        similarity_4bit=_host(embedded_4bit @ embedded_4bit.T),
-        linear_error=np.array(errors).reshape(len(blocks), len(LINEARS)),
-        hidden_error=np.array(
-            [_relative_error(b[mask], a[mask]) for a, b in zip(states, states_4bit, strict=True)][1:]
-        ),
+        padded_shape=truth.ids.shape,
+        cosine=on_host((embedded * embedded_4bit).sum(axis=1)),
+        similarity=on_host(embedded @ embedded.T),
+        similarity_4bit=on_host(embedded_4bit @ embedded_4bit.T),
+        linear_error=np.array(truth.linear_errors(quantized)).reshape(-1, len(LINEARS)),
+        hidden_error=np.array([truth.relative_error(state, exact) for state, exact in pairs]),
         seconds_4bit=seconds_4bit,
         seconds_baseline=seconds_baseline,
         baseline=baseline,
@@ -162,14 +143,3 @@ def _median_seconds(call: Callable[[list[str]], None], block: list[str], xp: Any
         call(block)
         samples.append(time.perf_counter() - start)
     return float(np.median(samples))
-
-
-def _relative_error(x: Array, truth: Array) -> float:
-    """Return the norm of the error over the norm of the truth."""
-    difference = (x - truth).astype("float64")
-    truth = truth.astype("float64")
-    return float(((difference * difference).sum() / (truth * truth).sum()) ** 0.5)
-
-
-def _host(x: Array) -> np.ndarray:
-    return x if isinstance(x, np.ndarray) else x.get()

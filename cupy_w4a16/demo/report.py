@@ -12,10 +12,14 @@ NEAREST = 3  # how many neighbours a sentence's line shows
 
 def format_report(result: Comparison, facts: dict[str, str]) -> str:
     """Return the whole report; `facts` are the lines that say what ran where."""
+    return "\n".join([format_facts(facts), "", _sentences(result), _layers(result), _memory(result)])
+
+
+def format_facts(facts: dict[str, str]) -> str:
+    """Return the head of a report."""
     width = max(map(len, facts))
     head = [f"  {name:<{width}}  {value}" for name, value in facts.items()]
-    sections = (_sentences(result), _layers(result), _memory(result))
-    return "\n".join(["Sentence encoder: every linear layer in 4 bits, beside float32", *head, "", *sections])
+    return "\n".join(["Sentence encoder: every linear layer in 4 bits, beside float32", *head])
 
 
 def _sentences(result: Comparison) -> str:

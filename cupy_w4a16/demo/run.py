@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
+from .._cublas import require_cublas
 from .._device import check_hopper, current_device
 from .._errors import UnsupportedDeviceError
 from .model_files import DemoError, find_model, load_model
@@ -21,38 +23,50 @@ def run_demo(
     sentences: str | None = None,
     group_size: int = 128,
     method: str = "rtn",
+    awq: bool = False,
+    compare: bool = False,
     device: str = "auto",
     plot: str | None = None,
 ) -> None:
     """Run the demo and print its report; `DemoError` says what is missing.
 
-    `model` is a folder, `sentences` a text file, `method` that of `quantize`, `device` `"auto"`, `"gpu"` or
-    `"cpu"`, `plot` the picture to write.
+    `model` is a folder, `sentences` a text file, `method` that of `quantize`, `awq` whether `awq_scale` is
+    used, `compare` whether all methods are compared instead, `device` `"auto"`, `"gpu"` or `"cpu"`, `plot`
+    the picture to write.
     """
-    from .measure import compare
+    from .linears import Way
+    from .measure import measure
+    from .methods import compare_methods, format_methods, ways
     from .plot import require_matplotlib, save_plot
-    from .report import format_report
-    from .sentences import read_sentences
+    from .report import format_facts, format_report
+    from .sentences import CALIBRATION, read_sentences
 
     if plot is not None:
+        if compare:
+            raise DemoError("--plot draws one method: leave out --compare, or --plot")
         require_matplotlib()
     lines = read_sentences(sentences)
     loaded = load_model(find_model(model))
     xp, where = _choose_device(device)
-    result = compare(loaded, lines, group_size, xp, _progress, method)
     groups = "one group a column" if group_size == -1 else f"groups of {group_size}"
-    kind = "asymmetric" if method == "hqq" else "symmetric"
-    facts = {
-        "model": str(loaded.folder),
-        "device": where,
-        "versions": _versions(),
-        "weights": f"{kind} 4 bits ({method}), {groups}; activations float16; all else float32",
-        "input": f"{len(lines)} sentences, {result.tokens} tokens",
-    }
+    facts = {"model": str(loaded.folder), "device": where, "versions": _versions()}
+    if compare:
+        found = compare_methods(loaded, lines, ways(group_size), xp, _progress("method"))
+        facts["weights"] = f"4 bits, {groups}; activations float16; all else float32"
+        facts["input"] = f"{len(lines)} sentences; awq: activations of {len(CALIBRATION)} others"
+        print(f"{format_facts(facts)}\n\n{format_methods(found)}")
+        return
+    way = Way(group_size, method, symmetric=method != "hqq", awq=awq)
+    result = measure(loaded, lines, way, xp, _progress("layer"))
+    kind = "symmetric" if way.symmetric else "asymmetric"
+    facts["weights"] = f"{kind} 4 bits ({way}), {groups}; activations float16; all else float32"
+    facts["input"] = f"{len(lines)} sentences, {result.tokens} tokens" + (
+        f"; awq: activations of {len(CALIBRATION)} others" if awq else ""
+    )
     print(format_report(result, facts))
     if plot is not None:
         title = (
-            f"Linear layers in 4 bits ({method}), {groups}: mean cosine to float32 "
+            f"Linear layers in 4 bits ({way}), {groups}: mean cosine to float32 "
             f"{result.cosine.mean():.4f}, the same nearest sentence for {result.same_nearest} of {len(lines)}"
         )
         save_plot(result, plot, title)
@@ -68,25 +82,17 @@ def _choose_device(device: str) -> tuple[Any, str]:
         try:
             number = current_device()
             check_hopper(number)
-            _require_cublas()
+            require_cublas("the demo")
             return cupy, f"CuPy on {cupy.cuda.runtime.getDeviceProperties(number)['name'].decode()}"
         except UnsupportedDeviceError as error:
             reason = str(error)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             reason = f"no usable GPU, {error}"
+        except ImportError as error:
+            raise DemoError(str(error)) from error
         if device == "gpu":
             raise DemoError(f"--device gpu: {reason}.")
     return np, f"NumPy on the CPU ({os.cpu_count()} cores; right numbers, no speed): {reason}"
-
-
-def _require_cublas() -> None:
-    try:
-        from cupy.cuda import cublas  # noqa: F401
-    except ImportError as error:
-        raise DemoError(
-            f"CuPy finds no cuBLAS, which its matrix products need ({error}). The extra [demo] brings it: "
-            f"pip install nvidia-cublas-cu12 (for CUDA 13: nvidia-cublas)"
-        ) from error
 
 
 def _versions() -> str:
@@ -101,7 +107,7 @@ def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _progress(names: list[str]) -> Any:
+def _progress(unit: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(names, desc="quantising", unit="layer", leave=False, file=sys.stderr, disable=None)
+    return partial(tqdm, desc="quantising", unit=unit, leave=False, file=sys.stderr, disable=None)
