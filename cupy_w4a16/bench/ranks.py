@@ -1,0 +1,80 @@
+"""One command started as several ranks of this machine, with a limit: none of them outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from . import BenchError
+
+_LAST_CHARACTERS = 4000  # of a failed rank's output, in the message
+_POLL_S = 0.05
+
+
+def run_ranks(command: Sequence[str], size: int, limit_s: float) -> str:
+    """What rank 0 printed, when `command` ran as `size` processes that know their RANK and WORLD_SIZE.
+
+    Raises:
+        BenchError: a rank failed, which ends the others, or they took longer than `limit_s`; the message has
+            the end of what each printed.
+    """
+    common = {"WORLD_SIZE": str(size), "CUPYX_DISTRIBUTED_PORT": str(_free_port())}
+    with contextlib.ExitStack() as stack:
+        files: list[IO[bytes]] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(size)]
+        ranks: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, ranks)
+        for rank, file in enumerate(files):
+            environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(
+                subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                    start_new_session=True,  # so that _end reaches what a rank starts, too
+                )
+            )  # fmt: skip
+        fault = _fault(ranks, time.monotonic() + limit_s)
+        if fault:
+            _end(ranks)
+            last_words = (_text(file)[-_LAST_CHARACTERS:] for file in files)
+            printed = "\n".join(f"--- rank {i}\n{text}" for i, text in enumerate(last_words))
+            raise BenchError(f"{' '.join(command)}: {fault}\n{printed}")
+        return _text(files[0])
+
+
+def _fault(ranks: Sequence[subprocess.Popen[bytes]], deadline: float) -> str:
+    """Wait for all; what went wrong, "" where nothing did."""
+    while True:
+        statuses = [rank.poll() for rank in ranks]
+        for i, status in enumerate(statuses):
+            if status:
+                return f"rank {i} of {len(ranks)} ended with status {status}"
+        if None not in statuses:
+            return ""
+        if time.monotonic() > deadline:
+            running = [str(i) for i, status in enumerate(statuses) if status is None]
+            return f"out of time, with rank {', '.join(running)} of {len(ranks)} still running"
+        time.sleep(_POLL_S)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(rank.pid, signal.SIGKILL)
+        rank.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
