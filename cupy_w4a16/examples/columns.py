@@ -15,8 +15,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from cupy_w4a16 import Linear, quantize
 from cupy_w4a16.demo.encoder import LINEARS, Encoder, linear_name
-from cupy_w4a16.demo.linears import QuantizedLinears
 from cupy_w4a16.demo.model_files import DemoError, Model, find_model, load_model
 from cupy_w4a16.demo.sentences import read_sentences
 
@@ -38,8 +38,17 @@ class TextEncoder:
         self.xp, self.model = xp, model or load_model(find_model())
         settings = self.model.settings
         weights = {name: xp.asarray(w) for name, w in self.model.weights.items()}
-        names = [linear_name(block, short) for block in range(settings.layers) for short in LINEARS]
-        self.encoder = Encoder(settings, weights, QuantizedLinears(weights, names, group_size), xp)
+        layers = {}
+        for name in (linear_name(block, short) for block in range(settings.layers) for short in LINEARS):
+            w, bias = weights.pop(f"{name}.weight").T, weights.pop(f"{name}.bias")
+            layers[name] = Linear(
+                *quantize(w, group_size, dtype="float16"), k=len(w), bias=bias.astype("float16")
+            )
+
+        def linear(name: str, x: Array) -> Array:  # all between these layers is float32
+            return layers[name](x.astype("float16")).astype("float32")
+
+        self.encoder = Encoder(settings, weights, linear, xp)
 
     def __call__(self, texts: Any, batch_size: int = 256) -> Array:
         """The vectors of `texts`, in their order: a list of strings, or a column of cuDF, pandas or Arrow."""

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from helpers.tiny_encoder import HIDDEN, write_tiny_encoder
 
+from cupy_w4a16 import dequantize, quantize
+from cupy_w4a16.demo.encoder import Encoder
+from cupy_w4a16.demo.linears import Float32Linears
 from cupy_w4a16.demo.model_files import Model, load_model
 from cupy_w4a16.demo.sentences import SENTENCES
 from cupy_w4a16.examples import columns
@@ -72,6 +75,19 @@ def test_rows_keep_their_order_through_batches_by_length(model: Model) -> None:
     # Padded batches may round a float16 the other way, 2^-11 of it, some dozen times; other rows are far off.
     np.testing.assert_allclose(together, alone, rtol=0, atol=5e-3)
     assert np.abs(together - np.roll(alone, 1, axis=0)).max(axis=1).min() > 0.05
+
+
+def test_embeddings_are_the_encoders_with_dequantised_weights(model: Model) -> None:
+    weights = dict(model.weights)
+    for name, w in weights.items():
+        if w.ndim == 2 and name.startswith("encoder."):
+            packed = quantize(w.T, 64, dtype="float16")
+            weights[name] = dequantize(*packed, k=w.shape[1], dtype="float32").T
+    exact = Encoder(model.settings, weights, Float32Linears(weights), np)
+    expected = exact(*model.tokenize(list(SENTENCES)))
+    found = TextEncoder(np, model, group_size=64)(SENTENCES)
+    # Activations are rounded to float16, by 2^-11 of them at most, some dozen times.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
 def test_columns_of_any_library_give_the_same(model: Model) -> None:
