@@ -19,7 +19,18 @@ from cupy_w4a16 import _compiler, _tuned, clear_cache, dequantize
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import NAMED_CONFIGS, GemmConfig, GemmProblem
 from cupy_w4a16._tuned import Winner, load_tuned, store_tuned, tuned_config, tuned_path
-from cupy_w4a16.bench import BenchError, HangError, device, machine, report, shapes, sweep, timing, variants
+from cupy_w4a16.bench import (
+    BenchError,
+    HangError,
+    device,
+    machine,
+    quantizing,
+    report,
+    shapes,
+    sweep,
+    timing,
+    variants,
+)
 from cupy_w4a16.bench import tune as tune_module
 from cupy_w4a16.bench.floor import Floor
 from cupy_w4a16.bench.report import Row
@@ -75,6 +86,25 @@ def test_models_feed_each_layer_from_the_one_before() -> None:
     for model in shapes.MODELS:
         for before, layer in zip((model.layers[-1], *model.layers[:-1]), model.layers, strict=True):
             assert before.n >= layer.k
+
+
+def test_layers_to_quantize_are_all_of_the_model() -> None:
+    # One by one as in a checkpoint, or joined as they are multiplied: as many weights.
+    joined = shapes.MODELS[0]
+    assert quantizing.MODEL.name == joined.name
+    assert quantizing.MODEL.weights == joined.blocks * sum(shape.n * shape.k for shape in joined.layers)
+
+
+def test_time_to_quantize_counts_every_layer_of_every_block() -> None:
+    one, two = (
+        quantizing.Layer(name, shapes.Shape(64, 128), count) for name, count in (("q", 1), ("k, v", 2))
+    )
+    model = quantizing.Matrices("tiny", 10, (one, two))
+    costs = [quantizing.Cost(one, 1.5, 0.5, 3_000_000, 0.11), quantizing.Cost(two, 0.27, 0.25, 10**6, 0.1)]
+    line = quantizing.format_cost(model, "rtn, zeros", costs)
+    # 10 * (0.5 + 2 * 0.25) s, and the 1 and 0.02 s by which first calls took longer.
+    assert line.removeprefix("rtn, zeros").split() == ["10.0", "1.0", "3", "11.0", "500.0", "250.0"]
+    assert len(quantizing.format_heading(model).splitlines()[-1]) == len(line)
 
 
 @pytest.mark.parametrize("text", ["4096", "4096x", "0x64", "64x64x64", "64x-1", ""])
@@ -553,3 +583,22 @@ def test_host_and_chain_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert main(["bench", "--host", "--shapes", "256x512", "--m", "1"]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("tiny: 2 blocks", "W4A16", "cupy.matmul(out=)"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_quantize_is_timed_by_every_method(
+    dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = quantizing.Layer("q, o", shapes.Shape(192, 256), 2)
+    monkeypatch.setattr(quantizing, "MODEL", quantizing.Matrices("tiny", 2, (layer,)))
+    assert main(["bench", "--quantize", "--rounds", "1", "--dtype", dtype]) == 0, capsys.readouterr()
+    rows = capsys.readouterr().out.partition("a layer\n")[2].splitlines()[1:]
+    assert [re.split(r"  +", row)[0] for row in rows] == [
+        "rtn", "mse", "rtn, zeros", "mse, zeros", "hqq, zeros", "awq, 512 rows",
+    ]  # fmt: skip
+    for row in rows:
+        *_, temporary_mb, error, ms = re.split(r"  +", row)
+        assert 0 < float(temporary_mb) < 200
+        assert 5 < float(error) < 20
+        assert float(ms) > 0

@@ -66,6 +66,11 @@ def add_bench(commands: Any) -> None:
         f"(default M={','.join(map(str, CHAIN_TOKENS))})",
     )  # fmt: skip
     other.add_argument(
+        "--quantize",
+        action="store_true",
+        help="how long quantize takes for all linear layers of Llama-3.1-8B, by each method, and its memory",
+    )
+    other.add_argument(
         "--fit", nargs="+", metavar="FILE.csv",
         help="fit the heuristic's time model to times of --all-configs --csv, print its table and how good "
         "its choices are; needs no GPU",

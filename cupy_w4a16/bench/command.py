@@ -50,6 +50,8 @@ def run_bench(chosen: argparse.Namespace) -> int:
         return _run_host(chosen, problems)
     if chosen.chain:
         return _run_chain(chosen)
+    if chosen.quantize:
+        return _run_quantize(chosen)
     return _run_table(chosen, problems, configs)
 
 
@@ -187,6 +189,17 @@ def _run_chain(chosen: argparse.Namespace) -> int:
             )
         layers = ", ".join(map(str, model.layers))
         print(f"\n{model.name}: {model.blocks} blocks of {layers}\n{format_chain(found)}", flush=True)
+    return 0
+
+
+def _run_quantize(chosen: argparse.Namespace) -> int:
+    from .quantizing import MODEL, format_cost, format_heading, measure_quantizing
+
+    print(f"\n{format_heading(MODEL)}", flush=True)
+    for name, costs in measure_quantizing(
+        MODEL, dtype=chosen.dtype, group_size=chosen.group_size, rounds=chosen.rounds, seed=chosen.seed
+    ):
+        print(format_cost(MODEL, name, costs), flush=True)
     return 0
 
 
