@@ -14,9 +14,12 @@ from cupy_w4a16 import dequantize
 from cupy_w4a16.examples.decoder import Decoder, Weights, main, random_weights
 from cupy_w4a16.examples.decoder_kernels import CudaKernels, NumpyKernels, Shape
 
-# Heads in uneven groups, sizes that are no multiples of blocks; more positions than the kernels have warps.
-SHAPE = Shape(vocabulary=600, hidden=192, heads=6, kv_heads=2, head_size=32, mlp=320, blocks=2, max_tokens=32)
-PROMPT = np.random.default_rng(2).integers(0, SHAPE.vocabulary, 12).tolist()
+# Sizes that are no multiples of blocks, more positions than the kernels have warps, and numbers that show.
+SHAPE = Shape(
+    vocabulary=600, hidden=192, heads=6, kv_heads=2, head_size=32, mlp=320, blocks=2, max_tokens=32,
+    theta=500.0, epsilon=0.05,
+)  # fmt: skip
+PROMPT = np.random.default_rng(3).integers(0, SHAPE.vocabulary, 12).tolist()
 
 Rounding = Callable[[Any], Any]
 
