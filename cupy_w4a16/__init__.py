@@ -18,6 +18,7 @@ from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
 from ._paths import cache_dir
 from ._quantize import QuantizedWeight, dequantize, quantize
 from ._workspace import workspace_bytes
+from .checkpoint import Checkpoint, load_checkpoint
 from .formats import (
     PermutedWeight,
     from_awq,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PACKED_LAYOUT_VERSION",
+    "Checkpoint",
     "CompileError",
     "GemmConfig",
     "GemmProblem",
@@ -55,6 +57,7 @@ __all__ = [
     "from_gptq",
     "gemm",
     "load",
+    "load_checkpoint",
     "occupancy",
     "open_gguf",
     "pack",

@@ -1,4 +1,4 @@
-"""The command line: `python -m cupy_w4a16 {info, demo, inspect, bench, tune, compile, clear-cache}`."""
+"""The command line, `python -m cupy_w4a16 COMMAND`: what each does stands where it is added."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from ._convert import add_convert
 from ._errors import W4A16Error
 from ._inspect import add_inspect
 from .bench.arguments import add_bench, add_tune
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     _add_demo(commands)
+    add_convert(commands)
     add_inspect(commands)
     add_bench(commands)
     add_tune(commands)

@@ -1,4 +1,4 @@
-"""What `python -m cupy_w4a16 inspect FILE` prints: what a safetensors file holds, by its header."""
+"""What `python -m cupy_w4a16 inspect PATH` prints: what a checkpoint or saved file holds, by its headers."""
 
 from __future__ import annotations
 
@@ -7,49 +7,86 @@ import os
 import sys
 from typing import Any
 
+from .checkpoint.files import Files, find_files
+from .checkpoint.gguf import GgufCheckpoint
+from .checkpoint.tensors import TensorCheckpoint
 from .formats._safetensors import Safetensors
+from .formats.gguf import open_gguf
 from .storage import FORMAT, Weights
+
+_TENSOR_ROW = ("name", "shape", "dtype", "bytes")
 
 
 def add_inspect(commands: Any) -> None:
     """Add `inspect` to the command line."""
     inspect = commands.add_parser(
         "inspect",
-        help="show what a safetensors file holds",
+        help="show what a checkpoint holds",
         description="Show names, shapes, group sizes, dtypes and bytes of the weights in a file that save() "
-        "wrote, or the tensors of any other safetensors file. It reads the header alone and needs no GPU.",
+        "or convert wrote; or the tensors of any other safetensors or GGUF file, or model's folder, and how "
+        "they are quantised. It reads headers alone and needs no GPU.",
     )
-    inspect.add_argument("file", metavar="FILE", help="a safetensors file")
+    inspect.add_argument("file", metavar="PATH", help="a safetensors or GGUF file, or a model's folder")
     inspect.set_defaults(run=_run)
 
 
 def format_file(path: str | os.PathLike[str]) -> str:
-    """A table of the file's contents, a line a weight or tensor, and its totals."""
-    file = Safetensors(path)
-    total = sum(entry.nbytes for entry in file.entries.values())
-    if file.metadata.get("format") == FORMAT:
-        weights = Weights(path)
+    """A table of the contents, a line a weight or tensor, and their totals."""
+    files = find_files(path)
+    if files.is_gguf:
+        return _format_gguf(files)
+    opened = [Safetensors(each) for each in files.paths]
+    total = sum(entry.nbytes for file in opened for entry in file.entries.values())
+    if len(opened) == 1 and opened[0].metadata.get("format") == FORMAT:
+        weights = Weights(files.paths[0])
         rows: list[tuple[str, ...]] = [("name", "shape", "group size", "dtypes", "bytes")]
         rows += [_weight_row(weights, name) for name in weights]
-        what = f"{len(weights)} weights, packed layout {file.metadata['packed_layout_version']}"
-    else:
-        rows = [("name", "shape", "dtype", "bytes")]
-        rows += [
-            (_printable(name), str(entry.shape), _printable(entry.dtype), f"{entry.nbytes:,}")
-            for name, entry in file.entries.items()
-        ]
-        what = f"{len(file.entries)} tensors, not of {FORMAT}"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [
-                *(cell.ljust(width) for cell, width in zip(row, widths[:-1], strict=False)),
-                row[-1].rjust(widths[-1]),
-            ]
-        )
-        for row in rows
+        version = opened[0].metadata["packed_layout_version"]
+        return _table(rows, f"{len(weights)} weights, packed layout {version}, {total:,} bytes")
+    rows = [_TENSOR_ROW]
+    rows += [
+        (_printable(name), str(entry.shape), _printable(entry.dtype), f"{entry.nbytes:,}")
+        for file in opened
+        for name, entry in file.entries.items()
     ]
-    return "\n".join([*lines, f"{what}, {total:,} bytes"])
+    where = f" in {len(opened)} files" if len(opened) > 1 else ""
+    return _table(
+        rows, f"{len(rows) - 1} tensors{where}, not of {FORMAT}, {total:,} bytes", _recognised(files)
+    )
+
+
+def _format_gguf(files: Files) -> str:
+    tensors = open_gguf(files.paths[0])
+    rows: list[tuple[str, ...]] = [_TENSOR_ROW]
+    rows += [
+        (_printable(name), str(tuple(each.shape.tolist())), each.tensor_type.name, f"{each.n_bytes:,}")
+        for name, each in tensors.items()
+    ]
+    total = sum(int(each.n_bytes) for each in tensors.values())
+    return _table(rows, f"{len(tensors)} tensors, {total:,} bytes", _recognised(files))
+
+
+def _recognised(files: Files) -> str:
+    """What `load_checkpoint` makes of the tensors, or why it refuses them."""
+    try:
+        source: Any
+        if files.is_gguf:
+            source = GgufCheckpoint(files.paths[0])
+            source.check(source.names)
+        else:
+            source = TensorCheckpoint(files)
+    except ValueError as error:
+        return f"load_checkpoint refuses it: {_printable(str(error))}"
+    return f"load_checkpoint: {len(source.names)} layers and arrays; {_printable(source.format)}"
+
+
+def _table(rows: list[tuple[str, ...]], *below: str) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row, widths[:-1], strict=False)]
+        lines.append("  ".join([*left, row[-1].rjust(widths[-1])]))
+    return "\n".join([*lines, *below])
 
 
 def _weight_row(weights: Weights, name: str) -> tuple[str, str, str, str, str]:
@@ -72,7 +109,7 @@ def _printable(text: str) -> str:
 def _run(chosen: argparse.Namespace) -> int:
     try:
         print(format_file(chosen.file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

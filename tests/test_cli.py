@@ -13,7 +13,7 @@ from cupy_w4a16.__main__ import main
 from cupy_w4a16._kernels import Unit
 from cupy_w4a16._nvml import Gpu
 
-COMMANDS = ("info", "demo", "inspect", "bench", "tune", "compile", "clear-cache")
+COMMANDS = ("info", "demo", "convert", "inspect", "bench", "tune", "compile", "clear-cache")
 SMALL = Unit("small", 'extern "C" __global__ void small(float* x) { x[threadIdx.x] *= 2; }\n', ("small",))
 BROKEN = Unit("broken", "this is no CUDA\n", ("broken",))
 

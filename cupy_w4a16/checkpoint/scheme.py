@@ -1,0 +1,143 @@
+"""How a checkpoint is quantised: its settings, or the look of its tensors, to a reader and its keywords.
+
+Source of the keys: `GPTQConfig`, `AwqConfig` and `CompressedTensorsConfig` of Hugging Face transformers
+(`utils/quantization_config.py`); `QuantizeConfig` of GPTQModel; `QuantizationConfig` of compressed-tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..formats._nibbles import BITS, PER_WORD
+from ..formats._safetensors import Entry
+from .files import Settings
+
+METHODS = ("gptq", "awq", "compressed-tensors")
+_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
+
+
+class Scheme(NamedTuple):
+    """The method, one of `METHODS`, keywords of its reader, and who says so."""
+
+    method: str
+    options: dict[str, Any]
+    source: str
+
+    def __str__(self) -> str:
+        shown = [f"{key} {value}" for key, value in self.options.items() if value is not None]
+        return ", ".join([self.method, *shown, f"by {self.source}"])
+
+
+def scheme_from_settings(settings: Settings) -> Scheme:
+    """The scheme that a checkpoint's settings name; ValueError where it is not served."""
+    values, where = settings.values, str(settings.path)
+    method = values.get("quant_method")
+    reading = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed_tensors}.get(str(method))
+    if reading is None:
+        raise ValueError(f"{where} has quant_method {method!r}: served are {', '.join(METHODS)}")
+    try:
+        return Scheme(str(method), reading(values), settings.path.name)
+    except ValueError as error:
+        raise ValueError(f"{where}, quant_method {method!r}: {error}") from None
+
+
+def scheme_from_tensors(entries: Mapping[str, Entry]) -> Scheme | None:
+    """The scheme that names and shapes show; None where no tensor is quantised in a way we know."""
+    source = "the look of its tensors"
+    for name, entry in entries.items():
+        if name.endswith(".weight_packed"):
+            return Scheme("compressed-tensors", {}, source)
+        scales = entries.get(f"{name.removesuffix('qweight')}scales")
+        if name.endswith(".qweight") and scales and len(entry.shape) == len(scales.shape) == 2:
+            if entry.shape[1] == scales.shape[1]:
+                return Scheme("gptq", {}, source)
+            if entry.shape[1] * PER_WORD == scales.shape[1]:
+                return Scheme("awq", {}, source)
+    return None
+
+
+def _gptq(values: dict[str, Any]) -> dict[str, Any]:
+    """GPTQModel's v1 files carry, see `from_gptq`; it names itself in `meta`."""
+    _check_bits(values.get("bits"))
+    kind = values.get("checkpoint_format") or values.get("format") or "gptq"
+    if values.get("is_marlin_format"):
+        kind = "marlin"
+    if kind not in _ZERO_OFFSETS:
+        raise ValueError(f"checkpoint_format is {kind!r}: served are {' and '.join(_ZERO_OFFSETS)}")
+    options: dict[str, Any] = {"zero_offset": _ZERO_OFFSETS[kind]}
+    meta = values.get("meta")
+    options["carry"] = kind == "gptq" and isinstance(meta, dict) and "gptqmodel" in str(meta.get("quantizer"))
+    if values.get("dynamic"):  # some layers have settings of their own: their tensors say which
+        return options
+    return options | {"group_size": _group_size(values, "group_size"), "symmetric": _flag(values, "sym")}
+
+
+def _awq(values: dict[str, Any]) -> dict[str, Any]:
+    _check_bits(values.get("bits", values.get("w_bit")))
+    version = values.get("version") or values.get("checkpoint_format") or values.get("format") or "gemm"
+    if str(version).lower() != "gemm":
+        raise ValueError(f"version is {version!r}: served is 'gemm'; gemv and others order codes otherwise")
+    return {"group_size": _group_size(values, "group_size" if "group_size" in values else "q_group_size")}
+
+
+def _compressed_tensors(values: dict[str, Any]) -> dict[str, Any]:
+    groups = values.get("config_groups")
+    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+        raise ValueError(f"config_groups is {_short(groups)}: an object of objects is needed")
+    sparsity = values.get("sparsity_config") or {}
+    if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
+        raise ValueError(f"sparsity_config is {_short(sparsity)}: only dense weights are served")
+    if values.get("transform_config"):
+        raise ValueError("transform_config is set: weights whose activations are rotated are not served")
+    found, refused = [], []
+    for name, group in groups.items():
+        try:
+            found.append(_group(group, group.get("format") or values.get("format")))
+        except ValueError as error:
+            refused.append(f"config_groups[{name!r}]: {error}")
+    if not found:
+        raise ValueError("; ".join(refused) or "config_groups is empty")
+    # Where groups of layers differ, each layer's tensors say which group is theirs.
+    return found[0] if len(groups) == 1 else {}
+
+
+def _group(group: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """The keywords for one group of layers of compressed-tensors."""
+    if kind != "pack-quantized":
+        raise ValueError(f"format is {kind!r}: served is 'pack-quantized'")
+    weights = group.get("weights")
+    if not isinstance(weights, dict):
+        raise ValueError(f"weights is {_short(weights)}: an object is needed")
+    _check_bits(weights.get("num_bits"), "num_bits")
+    if weights.get("type", "int") != "int":
+        raise ValueError(f"type is {weights['type']!r}: served is 'int'")
+    strategy = weights.get("strategy")
+    if strategy not in ("group", "channel", None):
+        raise ValueError(f"strategy is {strategy!r}: served are 'group' and 'channel'")
+    size = -1 if strategy == "channel" else _group_size(weights, "group_size")
+    return {"group_size": size, "symmetric": _flag(weights, "symmetric")}
+
+
+def _check_bits(bits: Any, name: str = "bits") -> None:
+    if type(bits) is not int or bits != BITS:
+        raise ValueError(f"{name} is {_short(bits)}: only 4-bit weights are served")
+
+
+def _group_size(values: dict[str, Any], key: str) -> int | None:
+    size = values.get(key)
+    if size is not None and type(size) is not int:
+        raise ValueError(f"{key} is {_short(size)}: an integer is needed")
+    return size
+
+
+def _flag(values: dict[str, Any], key: str) -> bool | None:
+    flag = values.get(key)
+    if flag is not None and type(flag) is not bool:
+        raise ValueError(f"{key} is {_short(flag)}: true or false is needed")
+    return flag
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
