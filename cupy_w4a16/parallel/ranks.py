@@ -76,7 +76,8 @@ def connect(rank: int | None = None, size: int | None = None, device: int | None
     ----------
     rank : int from 0; None: that of the environment variable RANK
     size : int, how many ranks there are; None: that of WORLD_SIZE
-    device : int, the GPU's number; None: that of LOCAL_RANK, else the rank, modulo the number of GPUs
+    device : int, the GPU's number; None: that of LOCAL_RANK, where RANK is read too, else the
+        rank, both modulo the number of GPUs
 
     Returns
     -------
@@ -94,10 +95,12 @@ def connect(rank: int | None = None, size: int | None = None, device: int | None
     >>> comm = connect()  # doctest: +SKIP
     >>> linear = RowParallel(weight, comm)  # doctest: +SKIP
     """
+    by_launcher = rank is None
     rank, size = check_rank(_given("rank", rank, "RANK"), _given("size", size, "WORLD_SIZE"))
     distributed = _distributed() if size > 1 else None
     if device is None:
-        local = _given("device", None, "LOCAL_RANK") if os.environ.get("LOCAL_RANK") else rank
+        has_local = by_launcher and os.environ.get("LOCAL_RANK")
+        local = _given("device", None, "LOCAL_RANK") if has_local else rank
         device = local % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(device).use()
     if distributed is None:
