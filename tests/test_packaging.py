@@ -73,7 +73,8 @@ def test_wheel_ships_kernels_headers_and_licences(wheel: Path) -> None:
     shipped = {n.removeprefix("cupy_w4a16/_sources/") for n in names if n.startswith("cupy_w4a16/_sources/")}
     assert shipped == sources
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "cupy_w4a16").rglob("*.py")}
-    assert names >= modules | {"cupy_w4a16/py.typed", "cupy_w4a16/bench/kernels.cu"}
+    kernels = {"cupy_w4a16/bench/kernels.cu", "cupy_w4a16/examples/decoder.cu"}
+    assert names >= modules | kernels | {"cupy_w4a16/py.typed"}
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"cupy_w4a16"}
 

@@ -15,6 +15,7 @@ import cupy
 import numpy as np
 
 Array = Any  # a NumPy or a CuPy array
+BLOCK_THREADS, ATTEND_THREADS = 1024, 256
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ class NumpyKernels:
             tokens[position[0]] = logits.argmax()
 
 
+def cuda_source(shape: Shape) -> str:
+    """decoder.cu for one shape: its sizes are compile-time numbers."""
+    s = shape
+    macros = {
+        "VOCABULARY": s.vocabulary, "HIDDEN": s.hidden, "HEADS": s.heads, "KV_HEADS": s.kv_heads,
+        "HEAD_SIZE": s.head_size, "MLP": s.mlp, "MAX_TOKENS": s.max_tokens, "EPSILON": f"{s.epsilon}f",
+        "BLOCK_THREADS": BLOCK_THREADS, "ATTEND_THREADS": ATTEND_THREADS,
+    }  # fmt: skip
+    defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
+    return defines + Path(__file__).with_name("decoder.cu").read_text()
+
+
 class CudaKernels:
     """The same steps on the GPU, on CuPy's current stream; decoder.cu says how."""
 
@@ -109,15 +122,8 @@ class CudaKernels:
     choose: Callable[..., None]
 
     def __init__(self, shape: Shape) -> None:
-        s, block, attend = shape, 1024, 256  # threads
-        macros = {
-            "VOCABULARY": s.vocabulary, "HIDDEN": s.hidden, "HEADS": s.heads, "KV_HEADS": s.kv_heads,
-            "HEAD_SIZE": s.head_size, "MLP": s.mlp, "MAX_TOKENS": s.max_tokens, "EPSILON": f"{s.epsilon}f",
-            "BLOCK_THREADS": block, "ATTEND_THREADS": attend,
-        }  # fmt: skip
-        source = Path(__file__).with_name("decoder.cu").read_text()
-        options = tuple(f"-D{name}={value}" for name, value in macros.items())
-        module = cupy.RawModule(code=source, options=options)
+        s, block = shape, BLOCK_THREADS
+        module = cupy.RawModule(code=cuda_source(shape))
 
         def launcher(name: str, blocks: int, threads: int) -> Callable[..., None]:
             kernel = module.get_function(name)
@@ -126,6 +132,6 @@ class CudaKernels:
         self.embed = launcher("embed", -(-s.hidden // block), block)
         self.add_norm = launcher("add_norm", 1, block)
         self.rotate = launcher("rotate", s.heads + 2 * s.kv_heads, s.head_size // 2)
-        self.attend = launcher("attend", s.heads, attend)
+        self.attend = launcher("attend", s.heads, ATTEND_THREADS)
         self.gate = launcher("gate", -(-s.mlp // block), block)
         self.choose = launcher("choose", 1, block)

@@ -10,15 +10,17 @@ import cupy
 import numpy as np
 import pytest
 
-from cupy_w4a16 import dequantize
-from cupy_w4a16.examples.decoder import Decoder, Weights, main, random_weights
-from cupy_w4a16.examples.decoder_kernels import CudaKernels, NumpyKernels, Shape
+from cupy_w4a16 import Linear, _compiler, dequantize
+from cupy_w4a16.examples.decoder import Block, Decoder, Weights, main, random_weights
+from cupy_w4a16.examples.decoder_kernels import CudaKernels, NumpyKernels, Shape, cuda_source
 
 # Sizes that are no multiples of blocks, more positions than the kernels have warps, and numbers that show.
 SHAPE = Shape(
     vocabulary=600, hidden=192, heads=6, kv_heads=2, head_size=32, mlp=320, blocks=2, max_tokens=32,
     theta=500.0, epsilon=0.05,
 )  # fmt: skip
+SHAPES = [SHAPE, Shape(vocabulary=5000, hidden=1100, head_size=128, mlp=2000)]
+KERNELS = ["embed", "add_norm", "rotate", "attend", "gate", "choose"]
 PROMPT = np.random.default_rng(3).integers(0, SHAPE.vocabulary, 12).tolist()
 
 Rounding = Callable[[Any], Any]
@@ -176,12 +178,25 @@ def test_command_prints_as_many_tokens_as_asked(
     assert "numpy: " in printed
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda_kernels_compile(shape: Shape) -> None:
+    compiled = _compiler.compile_source(cuda_source(shape), "decoder")
+    assert sorted(each.kernel for each in compiled.resources) == sorted(KERNELS)
+    assert not [each for each in compiled.resources if each.stack_bytes or each.spill_store_bytes]
+
+
 # On the GPU.
 
 
 @pytest.fixture(scope="module")
-def on_gpu() -> Decoder:
-    return Decoder(SHAPE, random_weights(SHAPE, cupy))
+def on_gpu(weights: Weights) -> Decoder:
+    """The same weights, moved: the twin has theirs."""
+
+    def moved(x: Any) -> Any:
+        return x.to_device() if isinstance(x, Linear) else cupy.asarray(x)
+
+    blocks = [Block(*map(moved, block)) for block in weights.blocks]
+    return Decoder(SHAPE, Weights(moved(weights.embedding), blocks, moved(weights.norm), moved(weights.head)))
 
 
 @pytest.mark.gpu
@@ -252,8 +267,8 @@ def arguments(name: str, at: int, shape: Shape) -> list[Any]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [SHAPE, Shape(vocabulary=5000, hidden=1100, head_size=128, mlp=2000)])
-@pytest.mark.parametrize("name", ["embed", "add_norm", "rotate", "attend", "gate", "choose"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_cuda_kernel_agrees_with_numpy(name: str, shape: Shape) -> None:
     cuda, numpy = CudaKernels(shape), NumpyKernels(shape)
     for at in (0, 1, 7, 8, 30):
