@@ -63,7 +63,7 @@ def _gptq(values: dict[str, Any]) -> dict[str, Any]:
     kind = values.get("checkpoint_format") or values.get("format") or "gptq"
     if values.get("is_marlin_format"):
         kind = "marlin"
-    if kind not in _ZERO_OFFSETS:
+    if not isinstance(kind, str) or kind not in _ZERO_OFFSETS:
         raise ValueError(f"checkpoint_format is {kind!r}: served are {' and '.join(_ZERO_OFFSETS)}")
     options: dict[str, Any] = {"zero_offset": _ZERO_OFFSETS[kind]}
     meta = values.get("meta")

@@ -329,8 +329,10 @@ def test_loop_can_be_run_again_and_left(folder: Path) -> None:
     assert [name for name, _ in checkpoint] == checkpoint.names
 
 
-@pytest.mark.parametrize(("progress", "terminal", "shown"), [(True, False, True), (False, True, False),
-                                                             (None, True, True), (None, False, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"),
+    [(True, False, True), (False, True, False), (None, True, True), (None, False, False)],
+)
 def test_bar_is_shown_where_it_is_wanted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, progress: bool | None, terminal: bool, shown: bool
 ) -> None:

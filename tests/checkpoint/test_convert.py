@@ -1,0 +1,189 @@
+"""`convert` and `inspect` of checkpoints: the same bits once packed, and no half file, whatever happens."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import checkpoints as made
+from helpers.checkpoints import layer, named, write_folder
+
+from cupy_w4a16 import Linear, load, load_checkpoint, save, storage
+from cupy_w4a16.__main__ import main
+
+UP = layer(96, 72, seed=1, act_order=True, bias=True)
+PLAIN = {"norm": np.ones(8, np.float16), "ids": np.arange(5, dtype=np.int64)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    parts = {"up": {**made.gptq(UP), "bias": UP.bias}, "down": made.gptq(layer(64, 16))}
+    return write_folder(tmp_path / "model", named(parts, PLAIN), made.GPTQ | {"desc_act": True})
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "packed.safetensors"
+
+
+def same(x: Any, y: Any) -> bool:
+    if isinstance(x, Linear):
+        mine, theirs = x._given(), y._given()
+        return mine.keys() == theirs.keys() and all(same(mine[key], theirs[key]) for key in mine)
+    if isinstance(x, np.ndarray):
+        return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+    return bool(x == y)
+
+
+def test_converted_checkpoint_loads_as_the_same_bits(
+    folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(folder), str(dest)]) == 0
+    assert capsys.readouterr().out.startswith(f"{dest}: 4 layers and arrays, {dest.stat().st_size:,} bytes")
+    wanted = dict(load_checkpoint(folder))
+    for found in (dict(load(dest)), dict(load_checkpoint(dest))):
+        assert found.keys() == wanted.keys() == {"up", "down", "norm", "ids"}
+        assert all(same(found[name], value) for name, value in wanted.items())
+    assert wanted["up"].perm is not None
+    a = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float16)
+    expected = a.astype(np.float64) @ UP.weights + UP.bias
+    # Weights and the result are rounded to float16 once, see assert_gemm_close; magnitudes stay below 8.
+    bound = 2.0**-11 * (np.abs(a).astype(np.float64) @ np.abs(UP.weights) + 8)
+    assert (abs(load(dest)["up"](a) - expected) <= bound).all()
+
+
+def test_gguf_file_is_converted(tmp_path: Path, dest: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    source = tmp_path / "model.gguf"
+    data = made.q4_bytes(layer(64, 40, symmetric=True))
+    source.write_bytes(made.gguf_bytes({"blk.0.ffn_up.weight": ("Q4_0", (64, 40), data)}))
+    assert main(["convert", str(source), str(dest)]) == 0
+    assert same(load(dest)["blk.0.ffn_up"], dict(load_checkpoint(source))["blk.0.ffn_up"])
+
+
+def test_only_the_named_are_converted(folder: Path, dest: Path) -> None:
+    assert main(["convert", str(folder), str(dest), "--names", "do*", "norm"]) == 0
+    assert sorted(load(dest)) == ["down", "norm"]
+
+
+def test_existing_file_is_kept_without_force(
+    folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dest.write_text("precious")
+    assert main(["convert", str(folder), str(dest)]) == 2
+    assert capsys.readouterr().err == f"error: {dest} exists: pass --force to replace it\n"
+    assert dest.read_text() == "precious"
+    assert main(["convert", str(folder), str(dest), "--force"]) == 0
+    assert len(load(dest)) == 4
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("packed.bin", "end it in .safetensors"),
+        ("none/packed.safetensors", "can't be written"),
+        ("folder.safetensors", "exists"),
+    ],
+)
+def test_place_that_cannot_be_written_is_said_before_any_work(
+    place: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["convert", str(folder), str(tmp_path / place)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_layer_that_fails_late_leaves_the_old_file_and_no_other(folder: Path, dest: Path) -> None:
+    assert main(["convert", str(folder), str(dest)]) == 0
+    before = dest.read_bytes()
+    parts = {"a": made.gptq(layer(64, 16)), "b": {**made.gptq(layer(64, 16)), "bias": np.ones(3, np.float16)}}
+    write_folder(folder, named(parts, {}), made.GPTQ)
+    files = sorted(dest.parent.iterdir())
+    assert main(["convert", str(folder), str(dest), "--force"]) == 2
+    assert dest.read_bytes() == before
+    assert sorted(dest.parent.iterdir()) == files
+
+
+def test_interrupt_leaves_no_file(folder: Path, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Any, metadata: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.SafetensorsWriter, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(["convert", str(folder), str(dest)])
+    assert list(dest.parent.iterdir()) == [folder]
+
+
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, dest: Path) -> None:
+    """The peak of twelve layers is that of one: it does not grow with their number."""
+    one = made.gptq(layer(1024, 512, 128))
+    peaks = []
+    for count in (1, 12):
+        path = tmp_path / f"{count}.safetensors"
+        path.write_bytes(made.safetensors_bytes(named({f"l{i}": one for i in range(count)}, {})))
+        tracemalloc.start()
+        save(dest, load_checkpoint(path))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    packed_bytes = 1024 * 512 // 2
+    assert peaks[1] < peaks[0] + 2 * packed_bytes  # eleven more of these, if they were kept
+
+
+# ------------------------------------------------------------------------------------ inspect
+
+
+def test_inspect_shows_a_folder_and_how_it_is_quantised(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines[1:-2]}
+    assert set(rows) >= {"up.qweight", "up.bias", "down.scales", "norm", "ids"}
+    assert "(12, 72)  I32" in rows["up.qweight"]
+    assert lines[-2].startswith("11 tensors in 2 files, not of cupy_w4a16, ")
+    assert lines[-1] == (
+        "load_checkpoint: 4 layers and arrays; gptq, zero_offset 1, carry False, group_size 32, symmetric "
+        "False, by config.json"
+    )
+
+
+def test_inspect_shows_what_load_checkpoint_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(folder, PLAIN, made.GPTQ | {"bits": 3}, 1)
+    assert main(["inspect", str(folder / "model.safetensors")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("load_checkpoint refuses it: ")
+    assert "bits is 3" in last
+
+
+def test_inspect_shows_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "model.gguf"
+    data = made.q4_bytes(layer(64, 40, symmetric=True))
+    tensors = {"up.weight": ("Q4_0", (64, 40), data), "\x1b[2J": ("F32", (3,), bytes(12))}
+    path.write_bytes(made.gguf_bytes(tensors))
+    assert main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "up.weight  (64, 40)  Q4_0   1,440\n" in printed
+    assert "2 tensors, 1,452 bytes\nload_checkpoint: 2 layers and arrays; GGUF\n" in printed
+
+
+def test_inspect_of_a_damaged_checkpoint_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    next(folder.glob("*-00002-*")).unlink()
+    assert main(["inspect", str(folder)]) == 2
+    assert "of which 1 are missing" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_gpu_converts_to_the_same_file(folder: Path, tmp_path: Path) -> None:
+    files = []
+    for device in ("numpy", "gpu"):
+        path = tmp_path / f"{device}.safetensors"
+        assert main(["convert", str(folder), str(path), "--device", device]) == 0
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
