@@ -16,8 +16,9 @@ import cupy
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.cases import compile_for
 from helpers.fake_ranks import on_ranks
-from helpers.parallel_ranks import check_ranks
+from helpers.parallel_ranks import check_ranks, shard_cases
 
 from cupy_w4a16 import Linear, W4A16Error, pack
 from cupy_w4a16.bench import BenchError
@@ -37,7 +38,7 @@ from cupy_w4a16.testing import make_problem
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PROGRAM = Path(__file__).parent / "helpers/parallel_ranks.py"
-LIMIT_S = 240.0  # for ranks on GPUs: compiling included, many times what they take
+LIMIT_S = 240.0  # for ranks on GPUs: many times what they take
 ALONE = Communicator(rank=0, size=1, device=None, backend=None)
 
 
@@ -84,6 +85,20 @@ def test_fused_layers_are_cut_each_by_itself(size: int) -> None:
         ]
         np.testing.assert_array_equal(found[rank], np.concatenate(expected, axis=1))
     assert sum(each.shape[1] for each in found) == sum(widths)
+
+
+def test_columns_follow_a_permutation_and_rows_refuse_it() -> None:
+    a, plain = whole_numbers()
+    whole = plain._again(perm=np.random.default_rng(3).permutation(640))
+    expected = whole(a)
+    assert (expected != plain(a)).any()
+    parts = [column_shard(whole, rank, 2, fused=(128, 72)) for rank in (0, 1)]
+    found = np.concatenate([part(a) for part in parts], axis=1)
+    np.testing.assert_array_equal(
+        found, expected[:, [*range(64), *range(128, 192), *range(64, 128), *range(192, 200)]]
+    )
+    with pytest.raises(ValueError, match="perm"):
+        row_shard(whole, 0, 2)
 
 
 def test_heads_stay_together() -> None:
@@ -460,6 +475,7 @@ def gpus() -> int:
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_parts_on_one_gpu_keep_the_bounds(size: int) -> None:
+    compile_for(shard_cases(size))
     on_ranks(size, check_ranks, device=cupy.cuda.runtime.getDevice())
 
 
@@ -483,11 +499,13 @@ def test_a_rank_keeps_its_part_alone() -> None:
 @pytest.mark.gpu
 def test_processes_over_nccl_keep_the_bounds(gpus: int) -> None:
     for size in {2, gpus}:
+        compile_for(shard_cases(size))
         assert "every rank agrees" in run_ranks([sys.executable, str(PROGRAM)], size, LIMIT_S)
 
 
 @pytest.mark.gpu
 def test_threads_over_nccl_keep_the_bounds(gpus: int) -> None:
+    compile_for(shard_cases(2))
     # One process, as run_ranks sees it; its threads are the ranks.
     assert "every rank agrees" in run_ranks([sys.executable, str(PROGRAM), "2"], 1, LIMIT_S)
 

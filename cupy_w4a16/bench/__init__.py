@@ -2,8 +2,8 @@
 
 Read in this order: `shapes` (what is measured), `weights` (rotating sets of random weights), `variants`
 (whose product is timed), `timing` (CUDA graphs in random order), `sweep` (all of it, a row a measurement),
-`report`, `plot`. `host`, `chain`, `quantizing` and `tune` measure other things; `arguments` and
-`command` are the command line.
+`report`, `plot`. `host`, `chain`, `quantizing`, `parallel` (by `ranks`) and `tune` measure other things;
+`arguments` and `command` are the command line.
 """
 
 from __future__ import annotations

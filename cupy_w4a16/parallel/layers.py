@@ -109,7 +109,7 @@ class RowParallel:
 
     Parameters
     ----------
-    linear : Linear, the whole weight, without an activation, as in `ColumnParallel`
+    linear : Linear, the whole weight, as in `ColumnParallel`, without an activation and without `perm`
     comm : Communicator
     multiple_of : as in `row_shard`
 

@@ -76,7 +76,7 @@ def row_shard(linear: Linear, rank: int, size: int, *, multiple_of: int | None =
 
     Parameters
     ----------
-    linear : Linear, without an activation
+    linear : Linear, without an activation and without `perm`
     rank, size : int, the rank, from 0, and how many there are
     multiple_of : int, a multiple of the unit: rows that stay together; None: the unit. For results of a
         `column_shard` of as many columns, give both the same
@@ -88,8 +88,8 @@ def row_shard(linear: Linear, rank: int, size: int, *, multiple_of: int | None =
     Raises
     ------
     TypeError, ValueError
-        There are too few units for so many ranks, there is an activation (which belongs after the sum), or an
-        argument does not fit.
+        There are too few units for so many ranks, `linear` has an activation (which belongs after the
+        sum) or `perm` (whose rows lie apart), or an argument does not fit.
 
     Examples
     --------
@@ -104,8 +104,7 @@ def row_shard(linear: Linear, rank: int, size: int, *, multiple_of: int | None =
     unit, because = row_unit(linear)
     unit = _checked_multiple(unit if multiple_of is None else multiple_of, unit, because)
     cuts = even_cuts(linear.in_features, size, unit, "rows", because)
-    exact = type(linear)(**(linear._given() | {"dtype": np.float32}))
-    return exact.split_rows(cuts)[rank]
+    return linear._again(dtype=np.float32).split_rows(cuts)[rank]
 
 
 def check_rank(rank: Any, size: Any) -> tuple[int, int]:
@@ -151,4 +150,4 @@ def _joined(parts: Sequence[Linear]) -> Linear:
     for name, axis in (("b_packed", 0), ("scales", 1), ("zeros", 1), ("bias", 0)):
         if given[0][name] is not None:
             joined[name] = xp.concatenate([each[name] for each in given], axis=axis)
-    return type(parts[0])(**(given[0] | joined))
+    return parts[0]._again(**joined)

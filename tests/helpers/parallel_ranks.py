@@ -32,6 +32,8 @@ CASES = (
     Case(70, 520, 1100, group_size=-1, dtype="bfloat16", zeros="int8"),
 )
 
+GRAPH_CASES = Case(4, 1152, 1024), Case(4, 256, 1152, bias=True)
+
 
 def check_ranks(comm: Any) -> None:
     """All that ranks do together, against float64; every rank must get the same bits."""
@@ -77,7 +79,7 @@ def check_empty(comm: Any) -> None:
 
 def check_graph(comm: Any) -> None:
     """A layer by columns and one by rows, captured once, give at each replay what calls give."""
-    first, second = Case(4, 1152, 1024), Case(4, 256, 1152, bias=True)
+    first, second = GRAPH_CASES
     up = ColumnParallel(linear_of(first, first.arguments()), comm, multiple_of=128)
     down = RowParallel(linear_of(second, second.arguments()), comm, multiple_of=128)
     a = on_rank(comm, first.arguments().a)
@@ -101,6 +103,20 @@ def check_graph(comm: Any) -> None:
         np.testing.assert_array_equal(on_host(out), expected)
     assert np.isfinite(expected).all()
     assert expected.any()
+
+
+def shard_cases(size: int) -> list[Case]:
+    """The products of all ranks' parts, so that their kernels can be compiled at once."""
+    found = {GRAPH_CASES[1].with_(float32_out=True)}
+    for case in (*CASES, CASES[0].with_(activation="gelu")):
+        whole = linear_of(case, case.arguments())
+        for rank in range(size):
+            found.add(case.with_(n=column_shard(whole, rank, size).out_features))
+            if case.activation is None:
+                rows = row_shard(whole, rank, size).in_features
+                group_size = -1 if case.group_size >= rows else case.group_size
+                found.add(case.with_(k=rows, group_size=group_size, float32_out=size > 1 or case.float32_out))
+    return list(found)
 
 
 def linear_of(case: Case, arguments: Any) -> Linear:
