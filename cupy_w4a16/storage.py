@@ -247,7 +247,7 @@ def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{file.path} is a safetensors file that save() did not write (its metadata name the format "
-            f"{metadata.get('format')!r}, not {FORMAT!r})"
+            f"{metadata.get('format')!r}, not {FORMAT!r}): load_checkpoint reads those of other tools"
         )
     version = metadata.get("packed_layout_version")
     if version != str(PACKED_LAYOUT_VERSION):

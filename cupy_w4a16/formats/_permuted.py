@@ -13,8 +13,9 @@ class PermutedWeight(NamedTuple):
 
     Quantisers that go through k by falling importance ("act-order", `desc_act`) form groups of rows that do
     not lie side by side. Here the rows are in the order of their groups, row i being row `perm[i]` of the
-    original: `a @ w` is `gemm(a[..., perm], *weight)`. It is not a `QuantizedWeight`, and `gemm` refuses it,
-    so that the permutation can't be forgotten.
+    original: `a @ w` is `gemm(a[..., perm], *weight)`, or `Linear(*weight, perm=perm)(a)`, which gathers by a
+    kernel of its own. It is not a `QuantizedWeight`, and `gemm` refuses it, so that the permutation can't be
+    forgotten.
 
     Attributes:
         weight: `QuantizedWeight`, rows in the order of the groups.
@@ -22,13 +23,15 @@ class PermutedWeight(NamedTuple):
 
     Example:
         >>> import numpy as np
-        >>> from cupy_w4a16 import PermutedWeight, gemm, quantize
+        >>> from cupy_w4a16 import Linear, PermutedWeight, gemm, quantize
         >>> w = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float16)
         >>> perm = np.arange(128)[::-1]
         >>> permuted = PermutedWeight(quantize(w[perm], 64), perm)
         >>> a = np.ones((2, 128), np.float16)
         >>> weight, perm = permuted
         >>> gemm(a[..., perm], *weight).shape
+        (2, 64)
+        >>> Linear(*weight, perm=perm)(a).shape
         (2, 64)
     """
 

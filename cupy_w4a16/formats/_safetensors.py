@@ -36,7 +36,7 @@ METADATA = "__metadata__"
 _OTHERS = {
     b"\x80": "a pickle, which runs code when it is loaded, and is refused",
     b"PK": "a zip archive, as torch.save and numpy.savez write it; pickles inside run code, so it is refused",
-    b"GGUF": "a GGUF file: use open_gguf",
+    b"GGUF": "a GGUF file: use load_checkpoint or open_gguf",
 }
 
 

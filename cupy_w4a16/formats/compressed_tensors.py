@@ -50,8 +50,8 @@ def from_compressed_tensors(
 
     Returns:
         `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 15 (zero point
-        + 8); or, where `weight_g_idx` mixes k (act-order), `PermutedWeight(weight, perm)`: multiply
-        `a[..., perm]`.
+        + 8); or, where `weight_g_idx` mixes k (act-order), `PermutedWeight(weight, perm)`:
+        `Linear(*weight, perm=perm)`.
 
     Raises:
         TypeError: a tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.

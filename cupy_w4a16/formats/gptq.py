@@ -55,7 +55,7 @@ def from_gptq(
 
     Returns:
         `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 16; or, where
-        `g_idx` mixes the rows (act-order), `PermutedWeight(weight, perm)`: multiply `a[..., perm]`.
+        `g_idx` mixes the rows (act-order), `PermutedWeight(weight, perm)`: `Linear(*weight, perm=perm)`.
 
     Raises:
         TypeError: a tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.

@@ -188,6 +188,36 @@ def test_bias_of_another_dtype_is_rounded_to_that_of_the_scales(tmp_path: Path) 
         assert found.dtype == np.float16
 
 
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+GPTQMODEL = {"quant_method": "gptq", "bits": 4, "meta": {"quantizer": ["gptqmodel:7.7.0"]}}
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "settings"),
+    [
+        ("auto_gptq", "*", None),
+        ("autoawq", "*", None),
+        ("compressed_tensors", "*", None),
+        ("compressed_tensors_old", "*", None),
+        ("gptqmodel", "v1_*", GPTQMODEL | {"checkpoint_format": "gptq"}),
+        ("gptqmodel", "v2_*", GPTQMODEL | {"checkpoint_format": "gptq_v2"}),
+    ],
+)
+def test_layers_of_the_real_packers_multiply_as_theirs(
+    file: str, names: str, settings: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((FIXTURES / f"{file}.safetensors").read_bytes())
+    if settings:
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    found = dict(load_checkpoint(path, names=names))
+    linears = {name: value for name, value in found.items() if isinstance(value, Linear)}
+    assert linears
+    for name, linear in linears.items():
+        w = linear(np.eye(linear.in_features, dtype=linear.scales.dtype))
+        np.testing.assert_array_equal(w, found[f"{name}.dequantized"])
+
+
 # ------------------------------------------------------------------------------------ GGUF and our own
 
 
