@@ -12,13 +12,14 @@ from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
-from ._config import GemmConfig
+from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
 from ._linear_value import LinearValue
 from ._load import is_capturing
+from ._normalised import Normalised, normalised, takes_normalised
 from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
 
@@ -52,8 +53,8 @@ class Linear(LinearValue):
     dtype : dtype of results: that of `scales` (default), or float32
     perm : integers (k,), 0 to k - 1 once each: packed row i is row `perm[i]` of w (act-order); kept as int32
         `Linear(*weight, perm=perm)` takes what `from_gptq` gives. On the GPU a kernel copies `a[..., perm]`,
-        m x k x 2 bytes of CuPy's pool, on the current stream. In a graph capture, the capturing thread's
-        memory pool gives them, and the Linear keeps them, for the graph, as long as it lives itself.
+        m x k x 2 bytes of CuPy's pool, on the current stream. In a graph capture, where memory may be
+        allocated in CuPy's default mode, the Linear keeps the copy, for the graph, as long as it lives.
     pdl : bool, dependent launch as in `gemm`; None: this version's default, which is not to
         Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
         are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
@@ -120,6 +121,7 @@ class Linear(LinearValue):
         self._direct = perm is None and not on_host
         self._captured: list[Any] = []
         self._ordered = None if perm is None else self._again(perm=None)
+        self._normalised: tuple[Normalised | None] | None = None
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
         if self._pdl:
             complete_weights()
@@ -199,9 +201,19 @@ class Linear(LinearValue):
                 check_config(config, arguments.problem)
             if not arguments.a_in_place:
                 return None
-            plan = Plan(arguments, config or config_for(arguments.problem, device), device, self._pdl)
+            config = config or config_for(arguments.problem, device)
+            scales_for = self._normalised_for(config, arguments.problem)
+            plan = Plan(arguments, config, device, self._pdl, scales_for)
             self._plans.put(key, plan)
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
+
+    def _normalised_for(self, config: GemmConfig, problem: GemmProblem) -> Normalised | None:
+        """Scales for the shorter dequantisation, made at the first call that can use them."""
+        if not takes_normalised(config, problem):
+            return None
+        if self._normalised is None and not is_capturing():  # making them waits
+            self._normalised = (normalised(self.scales),)
+        return self._normalised[0] if self._normalised else None
 
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """A call that is not a usual one: NumPy or foreign arrays, an `a` that must be copied, or wrong."""
