@@ -45,6 +45,7 @@ class Kernel:
     zeros: str | None
     out_dtype: str
     activation: str | None = None
+    normalised: bool = False  # scales
 
     @property
     def problem(self) -> GemmProblem:
@@ -59,6 +60,8 @@ class Kernel:
             parts.append(f"z{_SHORT[self.zeros]}")
         if self.out_dtype != self.dtype:
             parts.append(f"o{_SHORT[self.out_dtype]}")
+        if self.normalised:
+            parts.append("normalised")
         if self.activation:
             parts.append(self.activation)
         name = "_".join(parts)
@@ -99,7 +102,7 @@ W4A16_DECODE({self.name}, {self.name}_config)
   static constexpr int kSplitWarpgroups = {config.split_k_warpgroups};
   static constexpr int kSplitCluster = {config.split_k_cluster};
   static constexpr bool kScaleAccumulators = {_bool(config.scale_on == "accumulators")};
-  static constexpr int kBatchSteps = {config.batch_steps};
+  static constexpr int kBatchSteps = {config.batch_steps(self.normalised)};
   static constexpr int kStoreTokens = {config.store_tokens};
   static constexpr int kStoreBuffers = {config.store_buffers};
   static constexpr int kConsumerRegisters = {consumer};
@@ -114,7 +117,7 @@ W4A16_GEMM({self.name}, {self.name}_config)
         return f"""
 struct {self.name}_config {{
   using Element = w4a16::{_TYPES[self.dtype]};
-  using Zero = w4a16::{_TYPES[self.zeros]};
+  using Zero = w4a16::{"NoZerosNormalised" if self.normalised else _TYPES[self.zeros]};
   using Out = w4a16::{_TYPES[self.out_dtype]};
   static constexpr int kGroupSize = {self.group_size};
   static constexpr int kTileM = {self.config.tile_m};
@@ -127,11 +130,13 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def kernel_for(config: GemmConfig, problem: GemmProblem, activation: str | None = None) -> Kernel:
-    """The kernel that runs `problem` with `config`."""
+def kernel_for(
+    config: GemmConfig, problem: GemmProblem, activation: str | None = None, normalised: bool = False
+) -> Kernel:
+    """The kernel that runs `problem` with `config`; `normalised` are scales as `_normalised` makes them."""
     group_size = problem.group_size if problem.group_size in (32, 64) else 128
     zeros = "uint8" if problem.zeros == "int8" else problem.zeros
-    return Kernel(config, group_size, problem.dtype, zeros, problem.out_dtype, activation)
+    return Kernel(config, group_size, problem.dtype, zeros, problem.out_dtype, activation, normalised)
 
 
 def unit_of(kernels: Iterable[Kernel], name: str | None = None) -> Unit:

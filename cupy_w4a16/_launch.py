@@ -26,6 +26,7 @@ from ._validity import stage_groups
 
 if TYPE_CHECKING:
     from ._checks import GemmArguments
+    from ._normalised import Normalised
 
 #: Kernels count rows, columns and k in 32 bits, and tiles reach past the end; addresses have 64.
 SIZE_MAX = 2**31 - 1024
@@ -37,6 +38,7 @@ class Params(ctypes.Structure):
 
     _fields_ = [
         ("a_map", ctypes.c_uint64 * 16),
+        ("a_tail_map", ctypes.c_uint64 * 16),
         ("out_map", ctypes.c_uint64 * 16),
         ("scales_map", ctypes.c_uint64 * 16),
         ("zeros_map", ctypes.c_uint64 * 16),
@@ -45,6 +47,7 @@ class Params(ctypes.Structure):
         ("scales", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("normalised_by", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("a_row_bytes", ctypes.c_int64),
         ("b_row_bytes", ctypes.c_int64),
@@ -59,7 +62,6 @@ class Params(ctypes.Structure):
         ("alpha", ctypes.c_float),
         ("aligned_groups", ctypes.c_int32),
         ("out_aligned", ctypes.c_int32),
-        ("padding", ctypes.c_char * 8),
     ]
 
 
@@ -76,7 +78,7 @@ class _Block(ctypes.Structure):
 
 _BLOCK_BYTES = ctypes.sizeof(_Block)
 _Memory = ctypes.c_char * (_BLOCK_BYTES + _driver.TENSOR_MAP_ALIGNMENT)
-_A_MAP, _OUT_MAP = Params.a_map.offset, Params.out_map.offset
+_A_MAP, _A_TAIL_MAP, _OUT_MAP = Params.a_map.offset, Params.a_tail_map.offset, Params.out_map.offset
 _SCALES_MAP, _ZEROS_MAP = Params.scales_map.offset, Params.zeros_map.offset
 _CONFIG, _ATTRIBUTES = _Block.config.offset, _Block.attributes.offset
 _PARAMETERS = _Block.parameters.offset
@@ -93,10 +95,23 @@ class Launch(partial[int]):
 class Plan:
     """One product but for the addresses of its arrays and the stream; `a` is one that is read in place.
 
+    With `normalised` scales, those are read instead of the ones that `prepare` is given.
+
     A plan is equal to itself only, so that in a key it can stand for all it was made from.
     """
 
-    def __init__(self, arguments: GemmArguments, config: GemmConfig, device: int, pdl: bool) -> None:
+    def __init__(
+        self,
+        arguments: GemmArguments,
+        config: GemmConfig,
+        device: int,
+        pdl: bool,
+        normalised: Normalised | None = None,
+    ) -> None:
+        if normalised is not None:
+            row_bytes = normalised.scales.strides[0]
+            arguments = arguments._replace(scales=normalised.scales, scales_row_bytes=row_bytes)
+        self._normalised = normalised
         problem, scales, zeros = arguments.problem, arguments.scales, arguments.zeros
         self.layout = arguments.layout
         self.out_shape = (*arguments.lead_shape, problem.n)
@@ -107,14 +122,16 @@ class Plan:
         for name in ("m", "n", "k"):
             if (size := getattr(problem, name)) > SIZE_MAX:
                 raise ValueError(f"{name} is {size}: at most {SIZE_MAX}; cut the product into several")
-        self.kernel = load(kernel_for(config, problem, arguments.activation), device)
+        self.kernel = load(kernel_for(config, problem, arguments.activation, normalised is not None), device)
         self._launch = _driver.library().cuLaunchKernelEx
         self._function = ctypes.c_void_p.from_param(self.kernel.function)
-        self._a_map = self._out_map = None
+        self._a_map = self._a_tail_map = self._out_map = None
         if problem.k and config.family == "wgmma":
-            box = (config.tile_m // config.cluster_n, BLOCK_K // 2)
-            shape = (problem.m, problem.k)
-            self._a_map = _driver.MatrixMap(problem.dtype, shape, arguments.a_row_bytes, box)
+            tail = problem.m % config.tile_m if config.cluster_n == 1 else 0
+            if problem.m > tail:
+                self._a_map = _a_map(config.tile_m // config.cluster_n, arguments)
+            if tail:
+                self._a_tail_map = _a_map(tail, arguments)
         # The copy engine stores 16 bytes at a time, past the last column too.
         row_bytes = problem.n * arguments.out_dtype.itemsize
         self._out_aligned = not (row_bytes | arguments.out_row_bytes) % ALIGN_BYTES
@@ -145,6 +162,9 @@ class Plan:
         ctypes.memmove(start, self._template, _BLOCK_BYTES)
         block = _Block.from_buffer(memory, offset)  # keeps the memory alive; references to it keep the block
         params, config = block.params, block.config
+        if self._normalised is not None:
+            scales, by = self._normalised
+            params.normalised_by = by.data.ptr
         scales_at, out_at = scales.data.ptr, out.data.ptr
         zeros_at = 0 if zeros is None else zeros.data.ptr
         params.a = a.data.ptr
@@ -152,6 +172,8 @@ class Plan:
         params.bias, params.out = 0 if bias is None else bias.data.ptr, out_at
         if self._a_map:
             self._a_map.write(ctypes.byref(block, _A_MAP), a.data.ptr)
+        if self._a_tail_map:
+            self._a_tail_map.write(ctypes.byref(block, _A_TAIL_MAP), a.data.ptr)
         if self._out_aligned and not out_at % ALIGN_BYTES:
             params.out_aligned = 1
             if self._out_map:
@@ -223,6 +245,13 @@ def _rows_aligned(x: Any, row_bytes: int) -> bool:
     """Whether rows of `x` are whole 16 bytes, from the first to the last column's."""
     rows, n = x.shape
     return (not row_bytes % ALIGN_BYTES or rows == 1) and not n * x.dtype.itemsize % ALIGN_BYTES
+
+
+def _a_map(tokens: int, arguments: GemmArguments) -> _driver.MatrixMap:
+    """The map of `a` for boxes of so many tokens and half a stage's k."""
+    problem = arguments.problem
+    box = (tokens, BLOCK_K // 2)
+    return _driver.MatrixMap(problem.dtype, (problem.m, problem.k), arguments.a_row_bytes, box)
 
 
 def _group_map(x: Any, row_bytes: int, config: GemmConfig, problem: GemmProblem) -> _driver.MatrixMap:

@@ -63,7 +63,7 @@ def _mma_smem_bytes(config: GemmConfig) -> int:
     warps = config.threads // 32
     activations = warps * (config.stages or 1) * config.tile_m * BLOCK_K * 2
     sums = warps * config.tile_n // 16 * max(config.tile_m, 8) * 20 * 4
-    return _align(activations + _align(sums, 128) + 16, 128)
+    return _align(activations, 128) + _align(sums, 128)
 
 
 def smem_limit(config: GemmConfig) -> int:
@@ -145,11 +145,13 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     if threads > 2048:
         return f"{config.ctas_per_sm} CTAs of {config.threads} threads are {threads}; an SM holds 2048"
     # A tile's codes, scales and zeros in flight, its sums and weights; the rest is activations and addresses.
-    tiles, stages = config.tile_n // 16, config.stages or 1
-    in_flight = 8 + stage_groups(problem) * (3 if problem.zeros else 1)
-    subtracting = 12 * (tiles - 1) if problem.zeros else 0
-    eights = -(-config.tile_m // 8)
-    needed = tiles * (stages * in_flight + 6 + 19 * (eights - 1)) + 40 + subtracting
+    # (Numbers from compiling two hundred kernels; ptxas keeps more of several groups alive than it must.)
+    tiles, stages, groups = config.tile_n // 16, config.stages or 1, stage_groups(problem)
+    zeros = 0 if problem.zeros is None else max(1, ITEM_BYTES[problem.zeros] // 2)  # registers of a pair
+    second_eight = config.tile_m > 8
+    needed = 36 + tiles * (stages * (9 + zeros) + 4 + 20 * second_eight + 3 * (groups - 1))
+    if problem.zeros in ("float16", "bfloat16", "float32"):  # sums of activations
+        needed += 6 + 12 * second_eight * (groups - 1)
     had = min(65_536 // threads, 255) // 8 * 8
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
@@ -188,7 +190,7 @@ def _shape_reason(config: GemmConfig) -> str | None:
 def _register_reason(config: GemmConfig) -> str | None:
     """Where ptxas would spill, or serialise wgmma; thresholds from compiling a hundred configurations."""
     sums, had = config.accumulator_registers, config.registers[0]
-    held = config.warpgroup_blocks * (8 + 8 * config.batch_steps)  # words and fragments
+    held = config.warpgroup_blocks * (8 + 8 * config.batch_steps(normalised=True))  # words and fragments
     spare = -80 if config.scale_on == "accumulators" else 28
     if had - sums - held < spare:
         return f"a thread would hold {sums} float32 sums and {held} words and weights; it has {had} registers"

@@ -12,13 +12,14 @@ from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
-from ._config import GemmConfig
+from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
 from ._linear_value import LinearValue
 from ._load import is_capturing
+from ._normalised import Normalised, normalised, takes_normalised
 from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
 
@@ -80,7 +81,7 @@ class Linear(LinearValue):
     (3, 192)
     """
 
-    __slots__ = ("_captured", "_direct", "_launches", "_ordered", "_plans")
+    __slots__ = ("_captured", "_direct", "_launches", "_normalised", "_ordered", "_plans")
 
     def __init__(
         self,
@@ -120,6 +121,7 @@ class Linear(LinearValue):
         self._direct = perm is None and not on_host
         self._captured: list[Any] = []
         self._ordered = None if perm is None else self._again(perm=None)
+        self._normalised: tuple[Normalised | None] | None = None
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
         if self._pdl:
             complete_weights()
@@ -199,9 +201,19 @@ class Linear(LinearValue):
                 check_config(config, arguments.problem)
             if not arguments.a_in_place:
                 return None
-            plan = Plan(arguments, config or config_for(arguments.problem, device), device, self._pdl)
+            config = config or config_for(arguments.problem, device)
+            scales_for = self._normalised_for(config, arguments.problem)
+            plan = Plan(arguments, config, device, self._pdl, scales_for)
             self._plans.put(key, plan)
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
+
+    def _normalised_for(self, config: GemmConfig, problem: GemmProblem) -> Normalised | None:
+        """Scales for the shorter dequantisation, made at the first call that can use them."""
+        if not takes_normalised(config, problem):
+            return None
+        if self._normalised is None and not is_capturing():  # making them waits
+            self._normalised = (normalised(self.scales),)
+        return self._normalised[0] if self._normalised else None
 
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """A call that is not a usual one: NumPy or foreign arrays, an `a` that must be copied, or wrong."""

@@ -4,7 +4,9 @@
 //   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
 //   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
 //   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
-//   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale
+//   scales      one load a lane for all groups of a block: lane 4 g + c brings group c's, and shows it to its neighbours
+//   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale. With float zeros on q,
+//               and the zero times the sum of the activations is taken away (by one more mma.sync, with ones)
 //   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time
 //
 // The first instructions are the loads of weights; activations wait for the kernels before this one.
@@ -36,7 +38,7 @@ struct PairType<2> {
 };
 template <>
 struct PairType<4> {
-  using type = uint2;
+  using type = uint64_t;
 };
 template <class T>
 using PairOf = typename PairType<sizeof(T)>::type;
@@ -51,8 +53,6 @@ struct DecodeStorage {
   alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
   // Sums of each warp, [m16 tile][token][column].
   alignas(128) float sums[kWarps][Config::kTiles][kTokenTiles * 8][kSumPitch];
-  // What ldmatrix reads for tokens past kTileM.
-  alignas(16) uint8_t zeros[16];
 };
 
 template <class Config>
@@ -61,6 +61,9 @@ struct Decode {
   using Zero = typename Config::Zero;
   using ZeroStorage = typename Zero::Storage;
   using Storage = DecodeStorage<Config>;
+  static constexpr bool kFloatZeros = kIsFloatZero<Zero>;
+  using Dequantized =
+      typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from the codes
   static constexpr int kTiles = Config::kTiles;
   static constexpr int kTokenTiles = Storage::kTokenTiles;
   static constexpr int kDepth = Config::kDepth;
@@ -69,11 +72,11 @@ struct Decode {
   static constexpr int kGroups = kStageGroups<Config>;
   static constexpr int kGroupSteps = kSteps / kGroups;
 
-  // One block's weights in flight: what a lane loads for 128 k of each m16 tile.
+  // One block's weights in flight: what a lane loads for 128 k of each m16 tile. Of the groups, one.
   struct Weights {
     uint4 codes[kTiles][2];
-    uint32_t scales[kGroups][kTiles];
-    ZeroStorage zeros[kGroups][kTiles][2];
+    uint32_t scales[kTiles];
+    PairOf<ZeroStorage> zeros[kTiles];
   };
 
   // A C fragment of m16n8k16 for each m16 tile and eight tokens.
@@ -104,7 +107,6 @@ struct Decode {
     for (int slot = 0; slot < kDepth; ++slot) {
       if (slot < count) load_weights(weights[slot], warp + slot * kWarps);
     }
-    if (threadIdx.x < 4) reinterpret_cast<uint32_t*>(smem.zeros)[threadIdx.x] = 0;
     launch_dependents();
     wait_for_dependencies();
 #pragma unroll
@@ -112,7 +114,6 @@ struct Decode {
       if (slot < count) copy_activations(slot, warp + slot * kWarps);
       commit_copies();
     }
-    __syncthreads();  // the zeros
 
     Sums sums = {};
     for (int first = 0; first < count; first += kDepth) {
@@ -149,31 +150,29 @@ struct Decode {
                              int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * 1024 + lane * 16;
       weights.codes[tile][0] = load_once(codes);
       weights.codes[tile][1] = load_once(codes + 512);
-#pragma unroll
-      for (int i = 0; i < kGroups; ++i) load_group(weights, i, tile, k_block, column + group * 2);
+      load_group(weights, tile, k_block, column + group * 2);
     }
   }
 
-  __device__ __forceinline__ void load_group(Weights& weights, int i, int tile, int k_block,
-                                             int column) const {
-    const int64_t row = group_row<Config>(params, k_block, i);
+  __device__ __forceinline__ void load_group(Weights& weights, int tile, int k_block, int column) const {
+    const int64_t row = group_row<Config>(params, k_block, quad % kGroups);
     const auto* scales = static_cast<const uint16_t*>(params.scales) + row * params.scales_stride + column;
     const auto* zeros = static_cast<const ZeroStorage*>(params.zeros) + row * params.zeros_stride + column;
     const bool left = column < params.n;
     if (params.aligned_groups) {  // and n is even: both columns with one load
       if (!left) return;
-      weights.scales[i][tile] = __ldg(reinterpret_cast<const uint32_t*>(scales));
+      weights.scales[tile] = load_ahead(scales);
       if constexpr (kHasZeros<Config>) {
-        const auto pair = __ldg(reinterpret_cast<const PairOf<ZeroStorage>*>(zeros));
-        memcpy(weights.zeros[i][tile], &pair, sizeof(pair));
+        weights.zeros[tile] = __ldg(reinterpret_cast<const PairOf<ZeroStorage>*>(zeros));
       }
     } else {
       const bool right = column + 1 < params.n;
-      weights.scales[i][tile] =
+      weights.scales[tile] =
           (left ? uint32_t(__ldg(scales)) : 0) | (right ? uint32_t(__ldg(scales + 1)) << 16 : 0);
       if constexpr (kHasZeros<Config>) {
-        weights.zeros[i][tile][0] = left ? __ldg(zeros) : ZeroStorage(0);
-        weights.zeros[i][tile][1] = right ? __ldg(zeros + 1) : ZeroStorage(0);
+        const ZeroStorage pair[2] = {left ? __ldg(zeros) : ZeroStorage(0),
+                                     right ? __ldg(zeros + 1) : ZeroStorage(0)};
+        memcpy(&weights.zeros[tile], pair, sizeof(pair));
       }
     }
   }
@@ -197,54 +196,102 @@ struct Decode {
            (chunk ^ token % 8) * 16;
   }
 
+  // What the lane that loaded group `i` holds; `value` itself where there is one group.
+  template <class T>
+  __device__ __forceinline__ T of_group(T value, int i) const {
+    return kGroups == 1 ? value : T(__shfl_sync(~0u, value, i, 4));
+  }
+
+  __device__ __forceinline__ void get_zeros(ZeroStorage (&zeros)[2], const Weights& weights, int tile,
+                                            int i) const {
+    const auto pair = of_group(weights.zeros[tile], i);
+    memcpy(zeros, &pair, sizeof(pair));
+  }
+
   __device__ __forceinline__ void multiply(Sums& sums, const Weights& weights, int slot) const {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      GroupScale<Element, Zero> scales[kTiles];
+      if (i > 0) __syncwarp();  // or ptxas spills: it would load the activations of all groups first
+      GroupScale<Element, Dequantized> scales[kTiles];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        scales[tile] = make_group_scale<Element, Zero>(weights.scales[i][tile], weights.zeros[i][tile]);
+        ZeroStorage zeros[2];
+        if constexpr (kIsIntegerZero<Zero>) get_zeros(zeros, weights, tile, i);
+        scales[tile] = make_group_scale<Element, Dequantized>(of_group(weights.scales[tile], i), zeros);
       }
       Sums parts = {};
+      float activation_sums[kTokenTiles][4] = {};
 #pragma unroll
       for (int step = i * kGroupSteps; step < (i + 1) * kGroupSteps; step += 2) {
-        multiply_two_steps(parts, weights, scales, slot, step);
+        multiply_two_steps(parts, activation_sums, weights, scales, slot, step);
       }
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) add_scaled(sums[tile], parts[tile], scales[tile].scale);
+      for (int tile = 0; tile < kTiles; ++tile) {
+        if constexpr (kFloatZeros) {
+          ZeroStorage zeros[2];
+          get_zeros(zeros, weights, tile, i);
+          subtract_zeros(parts[tile], activation_sums, zeros);
+        }
+        add_scaled(sums[tile], parts[tile], scales[tile].scale);
+      }
     }
   }
 
-  __device__ __forceinline__ void multiply_two_steps(Sums& parts, const Weights& weights,
-                                                     const GroupScale<Element, Zero> (&scales)[kTiles],
+  __device__ __forceinline__ void multiply_two_steps(Sums& parts, float (&activation_sums)[kTokenTiles][4],
+                                                     const Weights& weights,
+                                                     const GroupScale<Element, Dequantized> (&scales)[kTiles],
                                                      int slot, int step) const {
-    // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8.
+    // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8. Tokens past
+    // kTileM are copies of others, whose sums nobody takes.
     uint32_t activations[kTokenTiles][2][2];
 #pragma unroll
     for (int eight = 0; eight < kTokenTiles; ++eight) {
-      const int token = eight * 8 + lane % 8;
-      const uint32_t address = token < Config::kTileM ? chunk_address(slot, token, step * 2 + lane / 8)
-                                                      : cute::cast_smem_ptr_to_uint(smem.zeros);
+      const int token = eight * 8 + lane % min(8, Config::kTileM);
       auto& two = activations[eight];
-      load_matrices(address, two[0][0], two[0][1], two[1][0], two[1][1]);
+      load_matrices(chunk_address(slot, token, step * 2 + lane / 8), two[0][0], two[0][1], two[1][0],
+                    two[1][1]);
     }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
+    for (int odd = 0; odd < 2; ++odd) {
+      if constexpr (kFloatZeros) {
+        constexpr uint32_t kOnes[4] = {Element::kOnes, Element::kOnes, Element::kOnes, Element::kOnes};
+        multiply_step(activation_sums, kOnes, activations, odd);
+      }
 #pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
+      for (int tile = 0; tile < kTiles; ++tile) {
         const uint4& words = weights.codes[tile][step / 4];
         const int idx = (step + odd) % 4;
         const uint32_t word = idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w;
         uint32_t w[4];
-        dequantize<Element, Zero, false>(word, scales[tile], w);
-#pragma unroll
-        for (int eight = 0; eight < kTokenTiles; ++eight) {
-          auto& c = parts[tile][eight];
-          const auto& b = activations[eight][odd];
-          MmaAtom<Element>::fma(c[0], c[1], c[2], c[3], w[0], w[1], w[2], w[3], b[0], b[1], c[0], c[1], c[2],
-                                c[3]);
-        }
+        dequantize<Element, Dequantized, false>(word, scales[tile], w);
+        multiply_step(parts[tile], w, activations, odd);
       }
+    }
+  }
+
+  __device__ __forceinline__ static void multiply_step(float (&sums)[kTokenTiles][4], const uint32_t (&w)[4],
+                                                       const uint32_t (&activations)[kTokenTiles][2][2],
+                                                       int odd) {
+#pragma unroll
+    for (int eight = 0; eight < kTokenTiles; ++eight) {
+      auto& c = sums[eight];
+      const auto& b = activations[eight][odd];
+      MmaAtom<Element>::fma(c[0], c[1], c[2], c[3], w[0], w[1], w[2], w[3], b[0], b[1], c[0], c[1], c[2],
+                            c[3]);
+    }
+  }
+
+  // parts -= zeros x the sums of the activations, which are the same in both rows of the fragment.
+  __device__ __forceinline__ static void subtract_zeros(float (&parts)[kTokenTiles][4],
+                                                        const float (&activation_sums)[kTokenTiles][4],
+                                                        const ZeroStorage (&zeros)[2]) {
+    const float low = Zero::to_float(zeros[0]), high = Zero::to_float(zeros[1]);
+#pragma unroll
+    for (int eight = 0; eight < kTokenTiles; ++eight) {
+      parts[eight][0] -= low * activation_sums[eight][0];
+      parts[eight][1] -= low * activation_sums[eight][1];
+      parts[eight][2] -= high * activation_sums[eight][0];
+      parts[eight][3] -= high * activation_sums[eight][1];
     }
   }
 
@@ -288,7 +335,8 @@ struct Decode {
         sum.x += part.x;
         sum.y += part.y;
       }
-      const Finish<Config> finish(params, first_column + tile * 16 + pair * 2);
+      const int column = first_column + tile * 16 + pair * 2;
+      const Finish<Config> finish(params, column, ColumnPair<Config>::load(params, column));
       finish.store(first_token + token, sum.x, sum.y);
     }
   }

@@ -33,46 +33,46 @@ inline constexpr uint32_t kMaskHigh = 0x03C003C0;
 inline constexpr uint32_t kHalfQuarter = 0x34003400;      // 1/4
 inline constexpr uint32_t kHalfSixtyFourth = 0x24002400;  // 1/64
 inline constexpr uint32_t kBfloat16Quarter = 0x3E803E80;  // 1/4
-inline constexpr uint32_t kHalfMinus256 = 0xDC00DC00;
-inline constexpr uint32_t kHalfMinus16 = 0xCC00CC00;
-inline constexpr uint32_t kBfloat16Minus32 = 0xC200C200;
+inline constexpr uint32_t kHalfMinusEight = 0x82008020;   // -8 x 2^-22 and, in the high half, -8 x 2^-18
 
-template <class Zero>
-__device__ __forceinline__ float zero_value(typename Zero::Storage bits) {
-  if constexpr (kIsIntegerZero<Zero>) {
-    return float(bits);
-  } else {
-    return Zero::to_float(bits);
-  }
+// Beside the code, the magic leaves a base, which differs between the registers of the two columns in float16.
+// Its negative, and what its bits grow by when a zero of one (of up to 16) is subtracted too.
+template <class Element, int kColumn>
+inline constexpr uint32_t kMinusBase = !Element::kIsHalf ? 0xC200C200   // -32
+                                       : kColumn == 0    ? 0xDC00DC00   // -256
+                                                         : 0xCC00CC00;  // -16
+template <class Element, int kColumn>
+inline constexpr uint32_t kMinusOne = Element::kIsHalf && kColumn == 1 ? 0x00400040 : 0x00040004;
+
+template <class Element, int kColumn>
+__device__ __forceinline__ uint32_t minus_base_and(uint32_t zero) {
+  return kMinusBase<Element, kColumn> + zero * kMinusOne<Element, kColumn>;
 }
 
 }  // namespace detail
 
 // What columns 2g and 2g + 1 need: their scales as a pair, their zeros as they lie in memory.
-template <class Element, class Zero>
-__device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(
-    uint32_t scales, const typename Zero::Storage (&zeros)[2]) {
+template <class Element, class Zero, class ZeroStorage>
+__device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(uint32_t scales,
+                                                                      const ZeroStorage (&zeros)[2]) {
   GroupScale<Element, Zero> group;
   group.scale = scales;
-  // The magic leaves base + q behind; base differs between the registers of the two columns in float16.
-  constexpr float kBase[2] = {Element::kIsHalf ? 256.0f : 32.0f, Element::kIsHalf ? 16.0f : 32.0f};
-  if constexpr (kSame<Zero, NoZeros>) {
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      float addend = -(kBase[column] + 8.0f);
-      group.minus_zero[column] = Element::pack(addend, addend);
-    }
+  if constexpr (kSame<Zero, NoZerosNormalised>) {
+    group.minus_zero[0] = Element::mul2(scales, detail::kHalfMinusEight);
+  } else if constexpr (kSame<Zero, ZerosLater>) {
+    group.minus_zero[0] = detail::minus_base_and<Element, 0>(0);
+    group.minus_zero[1] = detail::minus_base_and<Element, 1>(0);
+  } else if constexpr (kSame<Zero, NoZeros>) {
+    group.minus_zero[0] = detail::minus_base_and<Element, 0>(8);
+    group.minus_zero[1] = detail::minus_base_and<Element, 1>(8);
   } else if constexpr (kIsIntegerZero<Zero>) {
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      float addend = -(kBase[column] + detail::zero_value<Zero>(zeros[column]));
-      group.minus_zero[column] = Element::pack(addend, addend);
-    }
+    group.minus_zero[0] = detail::minus_base_and<Element, 0>(zeros[0]);
+    group.minus_zero[1] = detail::minus_base_and<Element, 1>(zeros[1]);
   } else {
     // Float zeros: high part and rest in the element type, subtracted one after the other from the exact code.
 #pragma unroll
     for (int column = 0; column < 2; ++column) {
-      float zero = detail::zero_value<Zero>(zeros[column]);
+      float zero = Zero::to_float(zeros[column]);
       group.minus_zero[column] = Element::pack(zero, zero);
       float rest = zero - Element::to_float(uint16_t(group.minus_zero[column]));
       group.zero_low[column] = Element::pack(rest, rest);
@@ -85,19 +85,15 @@ __device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(
 // scale their float32 sums instead.
 template <class Element, class Zero, bool kScaled, int kColumn>
 __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<Element, Zero>& group) {
-  uint32_t factor, base;
-  if constexpr (Element::kIsHalf) {
-    factor = kColumn == 0 ? detail::kHalfQuarter : detail::kHalfSixtyFourth;
-    base = kColumn == 0 ? detail::kHalfMinus256 : detail::kHalfMinus16;
-  } else {
-    factor = detail::kBfloat16Quarter;
-    base = detail::kBfloat16Minus32;
-  }
+  constexpr uint32_t factor = !Element::kIsHalf ? detail::kBfloat16Quarter
+                              : kColumn == 0    ? detail::kHalfQuarter
+                                                : detail::kHalfSixtyFourth;
   uint32_t centred;
-  if constexpr (kSame<Zero, NoZeros> || kIsIntegerZero<Zero>) {
+  if constexpr (!kIsFloatZero<Zero>) {
     centred = Element::fma2(magic, factor, group.minus_zero[kColumn]);
   } else {
-    centred = Element::sub2(Element::fma2(magic, factor, base), group.minus_zero[kColumn]);
+    centred = Element::sub2(Element::fma2(magic, factor, detail::kMinusBase<Element, kColumn>),
+                            group.minus_zero[kColumn]);
     if constexpr (!kSame<Zero, Element>) centred = Element::sub2(centred, group.zero_low[kColumn]);
   }
   if constexpr (!kScaled) return centred;
@@ -110,7 +106,16 @@ __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Eleme
                                            uint32_t (&fragment)[4]) {
   using detail::kMaskHigh;
   using detail::kMaskLow;
-  if constexpr (Element::kIsHalf) {
+  if constexpr (kSame<Zero, NoZerosNormalised>) {
+    const uint32_t rotated = rotate_right(word, 8);
+    const uint32_t left = broadcast_low(group.scale), right = broadcast_high(group.scale);
+    const uint32_t left_addend = broadcast_low(group.minus_zero[0]),
+                   right_addend = broadcast_high(group.minus_zero[0]);
+    fragment[0] = Element::fma2(word & kMaskLow, left, left_addend);
+    fragment[1] = Element::fma2(word & kMaskHigh, right, right_addend);
+    fragment[2] = Element::fma2(rotated & kMaskLow, left, left_addend);
+    fragment[3] = Element::fma2(rotated & kMaskHigh, right, right_addend);
+  } else if constexpr (Element::kIsHalf) {
     uint32_t rotated = rotate_right(word, 8);
     fragment[0] = to_weights<Element, Zero, kScaled, 0>(and_or(word, kMaskLow, detail::kHalfMagic), group);
     fragment[1] = to_weights<Element, Zero, kScaled, 1>(and_or(word, kMaskHigh, detail::kHalfMagic), group);

@@ -43,13 +43,24 @@ struct Epilogue {
         group(threadIdx.x % 32 / 4),
         quad(threadIdx.x % 4) {}
 
-  // `tile.n` is the first column of the warpgroup's first block, `tile.m` the tile's first token.
-  __device__ __forceinline__ void run(const Share& share, const Tile& tile) {
+  // This thread's columns of every block.
+  using Columns = ColumnPair<Config>[kBlocks];
+
+  // `tile_n` is the first column of the warpgroup's first block.
+  __device__ __forceinline__ void load_columns(Columns& columns, int tile_n) const {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      columns[block] = ColumnPair<Config>::load(params, tile_n + block * kBlockN + column());
+    }
+  }
+
+  // `tile.n` as in load_columns(), `tile.m` the tile's first token.
+  __device__ __forceinline__ void run(const Share& share, const Tile& tile, const Columns& columns) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       const int block_n = tile.n + block * kBlockN;
       if (block_n >= params.n) break;
-      const Finish<Config> finish(params, block_n + warp * 16 + group * 2);
+      const Finish<Config> finish(params, block_n + column(), columns[block]);
       if constexpr (kStaged<Config>) {
         if (params.out_aligned) {
 #pragma unroll
@@ -69,6 +80,9 @@ struct Epilogue {
   }
 
  private:
+  // The left one of this thread's two columns in a block.
+  __device__ __forceinline__ int column() const { return warp * 16 + group * 2; }
+
   __device__ __forceinline__ bool leader() const { return threadIdx.x % kWarpgroupThreads == 0; }
 
   __device__ __forceinline__ void sync_warpgroup() const {
@@ -98,7 +112,7 @@ struct Epilogue {
   template <class Slabs>
   __device__ __forceinline__ void stage(const Block& results, int chunk, Slabs& slabs,
                                         const Finish<Config>& finish) const {
-    const int column_bytes = (warp * 16 + group * 2) * int(sizeof(OutStorage));
+    const int column_bytes = column() * int(sizeof(OutStorage));
     const int piece = column_bytes % kSwizzleBytes / 16;
     uint8_t* slab = slabs[column_bytes / kSwizzleBytes] + column_bytes % 16;
 #pragma unroll

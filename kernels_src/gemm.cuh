@@ -35,7 +35,7 @@ template <class Config>
 __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool aligned_groups) {
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
-    Barrier::init(&smem.full[stage], aligned_groups ? 2 : 3);  // the producer's warps
+    Barrier::init(&smem.full[stage], aligned_groups ? 2 : 2 + 32);  // the producer's threads
     Barrier::init(&smem.empty[stage],
                   kStageReaders<Config> * kWarpgroupWarps * (Config::kClusterN + Config::kClusterM - 1));
   }
@@ -107,6 +107,10 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
   bool ready = false;
   for (; !scheduler.done(); scheduler.next()) {
     if (my_turn) {
+      Tile tile = scheduler.tile();
+      tile.n += mainloop.first_block * kBlockN;
+      typename Epilogue<Config>::Columns columns;
+      epilogue.load_columns(columns, tile.n);
       typename Loop::Accum accum;
       turns.take();
       mainloop.run(accum, state, k_blocks, along_k);
@@ -115,9 +119,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
       reduction.run(accum, share);
       if (!ready) wait_for_dependencies();  // a kernel before this one may still read `out`
       ready = true;
-      Tile tile = scheduler.tile();
-      tile.n += mainloop.first_block * kBlockN;
-      epilogue.run(share, tile);
+      epilogue.run(share, tile, columns);
     } else {
       state.advance(k_blocks);
     }

@@ -253,6 +253,7 @@ struct Mainloop {
 
   // This warp has read the stage: tells every producer of the cluster that writes into it.
   __device__ __forceinline__ void release(uint32_t stage_idx) const {
+    __syncwarp();  // one lane speaks for all
     if constexpr (kSharers<Config> == 1) {
       if (lane == 0) Barrier::arrive(&smem.empty[stage_idx]);
     } else {

@@ -10,6 +10,7 @@ namespace w4a16 {
 struct Half {
   using Storage = uint16_t;
   static constexpr bool kIsHalf = true;
+  static constexpr uint32_t kOnes = 0x3C003C00;
 
   static __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t d;
@@ -41,6 +42,7 @@ struct Half {
 struct Bfloat16 {
   using Storage = uint16_t;
   static constexpr bool kIsHalf = false;
+  static constexpr uint32_t kOnes = 0x3F803F80;
 
   static __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t d;
@@ -84,6 +86,23 @@ struct Int32 {
 struct NoZeros {
   using Storage = uint8_t;
 };
+// Zero points that are not subtracted from the codes, but later from sums of products with them.
+struct ZerosLater {
+  using Storage = uint8_t;
+};
+// No zero points, with float16 scales normalised for the shorter dequantisation (cupy_w4a16/_normalised.py).
+struct NoZerosNormalised {
+  using Storage = uint8_t;
+};
+
+template <bool kFirst, class A, class B>
+struct Select {
+  using type = A;
+};
+template <class A, class B>
+struct Select<false, A, B> {
+  using type = B;
+};
 
 template <class T, class U>
 inline constexpr bool kSame = false;
@@ -92,5 +111,7 @@ inline constexpr bool kSame<T, T> = true;
 
 template <class Zero>
 inline constexpr bool kIsIntegerZero = kSame<Zero, Uint8> || kSame<Zero, Int32>;
+template <class Zero>
+inline constexpr bool kIsFloatZero = kSame<Zero, Half> || kSame<Zero, Bfloat16> || kSame<Zero, Float>;
 
 }  // namespace w4a16

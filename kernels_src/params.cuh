@@ -22,6 +22,7 @@ struct alignas(64) TensorMap {
 // Plain data, filled by cupy_w4a16/_launch.py; the field order is the same there.
 struct alignas(64) Params {
   TensorMap a_map;          // (m, k), k fastest; box: kTileM / cluster_n tokens x 64 k, 128-byte swizzle
+  TensorMap a_tail_map;     // the same; box: the tokens of the last tile, where they are fewer
   TensorMap out_map;        // (m, n), n fastest; box: kStoreTokens tokens x 128 bytes, 128-byte swizzle
   TensorMap scales_map;     // (num_groups, n), n fastest; box: groups of a stage x kTileN
   TensorMap zeros_map;      // the same
@@ -30,7 +31,8 @@ struct alignas(64) Params {
   const void* scales;       // (num_groups, n)
   const void* zeros;        // (num_groups, n)
   const void* bias;         // (n) or null
-  void* out;                // (m, n)
+  const uint32_t* normalised_by;  // (n) bfloat16, in pairs: powers of two to multiply sums by; or null
+  void* out;                      // (m, n)
   int64_t a_row_bytes;
   int64_t b_row_bytes;    // from one row of blocks to the next
   int64_t scales_stride;  // elements from one group to the next
@@ -51,7 +53,10 @@ template <class Config>
 inline constexpr int kStageGroups = Config::kGroupSize < kBlockK ? kBlockK / Config::kGroupSize : 1;
 
 template <class Config>
-inline constexpr bool kHasZeros = !kSame<typename Config::Zero, NoZeros>;
+inline constexpr bool kNormalised = kSame<typename Config::Zero, NoZerosNormalised>;
+template <class Config>
+inline constexpr bool kHasZeros =
+    kIsIntegerZero<typename Config::Zero> || kIsFloatZero<typename Config::Zero>;
 
 // Pingpong's two warpgroups take turns at whole tiles; otherwise warpgroups share the tile's columns, and may share its k.
 template <class Config>

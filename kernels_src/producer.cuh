@@ -18,7 +18,7 @@ struct Producer {
   using Zero = typename Storage::Zero;
   static constexpr int kBlocks = Storage::kBlocks;
   static constexpr int kGroups = kStageGroups<Config>;
-  static constexpr uint32_t kActivationBytes = Config::kTileM * kBlockK * 2;
+  static constexpr uint32_t kTokenBytes = kBlockK * 2;  // of a stage's activations
 
   const Params& params;
   Storage& smem;
@@ -47,13 +47,25 @@ struct Producer {
         });
   }
 
+  // Tokens to bring for the tile. The copy engine takes long over rows that don't exist, and nobody looks at what shared
+  // memory holds in their place: sums of other tokens don't depend on it.
+  __device__ __forceinline__ int tokens(const Tile& tile) const {
+    return Config::kClusterN == 1 ? min(Config::kTileM, params.m - tile.m) : Config::kTileM;
+  }
+
+  // The map whose boxes hold so many tokens.
+  __device__ __forceinline__ const TensorMap& map_for(int tokens) const {
+    return tokens == Config::kTileM ? params.a_map : params.a_tail_map;
+  }
+
   // One thread.
   __device__ __forceinline__ void run_activations() const {
-    cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&params.a_map));
+    const TensorMap& first = map_for(tokens(Tile{0, 0}));
+    cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&first));
     wait_for_dependencies();
     for_each_stage(
         [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
-          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], kActivationBytes);
+          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], tokens(tile) * kTokenBytes);
           load_activations(scheduler, tile, k_block, stage_idx);
         });
   }
@@ -74,8 +86,7 @@ struct Producer {
                    lane);
         }
       }
-      __syncwarp();
-      if (lane == 0) Barrier::arrive(&smem.full[stage_idx]);
+      Barrier::arrive(&smem.full[stage_idx]);  // every lane for its own stores
     });
   }
 
@@ -161,8 +172,8 @@ struct Producer {
       uint8_t* target = smem.activations[stage_idx][half] + scheduler.rank_n * kTokens * kSwizzleBytes;
       const int k = k_block * kBlockK + half * (kBlockK / 2);
       if constexpr (Config::kClusterN == 1) {
-        cute::SM90_TMA_LOAD_2D::copy(&params.a_map, &smem.full[stage_idx], activation_policy(), target, k,
-                                     token);
+        cute::SM90_TMA_LOAD_2D::copy(&map_for(tokens(tile)), &smem.full[stage_idx], activation_policy(),
+                                     target, k, token);
       } else {
         uint16_t mask = ((1u << Config::kClusterN) - 1) << rank(0, scheduler.rank_m);
         cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&params.a_map, &smem.full[stage_idx], mask,

@@ -85,6 +85,13 @@ __device__ __forceinline__ uint4 load_once(const void* gmem) {
   return v;
 }
 
+// A load that brings the whole line of 128 bytes to L2: neighbouring CTAs read the rest of it.
+__device__ __forceinline__ uint32_t load_ahead(const void* gmem) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(gmem));
+  return v;
+}
+
 // Sixteen bytes to shared memory, of which the first `bytes` come from memory and the rest are zero.
 __device__ __forceinline__ void copy_async(uint32_t smem, const void* gmem, uint32_t bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

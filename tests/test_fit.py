@@ -6,11 +6,12 @@ import csv
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cupy_w4a16 import GemmConfig, GemmProblem
+from cupy_w4a16 import GemmConfig, GemmProblem, choose_config
 from cupy_w4a16.__main__ import main
-from cupy_w4a16._heuristics import COSTS, modelled_us, serves
+from cupy_w4a16._heuristics import COSTS, modelled_us, serves, terms
 from cupy_w4a16.bench import BenchError
 from cupy_w4a16.bench.fit import choices, fit, read_times
 
@@ -37,11 +38,26 @@ def test_a_wrong_choice_is_counted() -> None:
     times = modelled()
     problem = GemmProblem(1024, 8192, 8192)
     costs = fit(times, SMS)
-    times[problem][GemmConfig(256, 128)] *= 2  # the model's choice is not what was measured to be best
+    chosen = choose_config(problem)
+    times[problem][chosen] *= 2  # the model's choice is not what was measured to be best
     worst = choices(costs, times, SMS)[0]
     assert worst.problem == problem
-    assert worst.chosen == GemmConfig(256, 128) != worst.best
+    assert worst.chosen == chosen != worst.best
     assert worst.times_as_long > 1.5
+
+
+def test_where_a_configuration_is_far_from_chosen_it_need_not_be_right() -> None:
+    # Twice as long as the model has it, where it takes five times as long as the best: a plain fit gives in.
+    times = modelled()
+    config = GemmConfig(256, 128)
+    for problem, measured in times.items():
+        if problem.m == 64:
+            measured[config] = 10 * min(measured.values())
+    costs = fit(times, SMS)
+    for problem, measured in times.items():
+        if problem.m == 1024:
+            model = float(np.dot(costs[config], terms(config, problem, SMS)))
+            assert model == pytest.approx(measured[config], rel=0.02)
 
 
 def test_too_few_points_give_no_costs() -> None:

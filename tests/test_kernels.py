@@ -7,12 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 from helpers.cases import Case, valid
-from helpers.configs import CONFIGS, KERNEL_OPTIONS, TABLE, paired_kernels
+from helpers.configs import (
+    CONFIGS,
+    KERNEL_OPTIONS,
+    NORMALISED_CONFIGS,
+    TABLE,
+    normalised_kernels,
+    paired_kernels,
+)
 from helpers.machine_code import machine_code
 
 from cupy_w4a16 import GemmConfig, _cache, _compiler, compile_kernels
@@ -75,7 +83,8 @@ def assert_without_faults(units: Iterable[Unit]) -> None:
 
 
 def test_consumers_multiply_on_tensor_cores_and_use_no_local_memory() -> None:
-    assert_without_faults([*default_units(), *together({case.kernel: None for case in PAIRED})])
+    kernels = {case.kernel: None for case in PAIRED} | dict.fromkeys(normalised_kernels())
+    assert_without_faults([*default_units(), *together(kernels)])
 
 
 @pytest.mark.parametrize("unit", default_units(), ids=lambda unit: unit.name)
@@ -105,11 +114,19 @@ def test_every_config_and_pair_of_options_is_looked_at() -> None:
             assert seen == set(product(its, others)), (one, other)
 
 
+def test_every_config_that_can_is_looked_at_with_normalised_scales() -> None:
+    assert {kernel.config for kernel in normalised_kernels()} == set(NORMALISED_CONFIGS)
+    assert len(NORMALISED_CONFIGS) > 30
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_all_options_of_every_config(config: GemmConfig) -> None:
     rows = (dict(zip(KERNEL_OPTIONS, values, strict=True)) for values in product(*KERNEL_OPTIONS.values()))
     kernels = [case.kernel for case in valid(Case(1, 1, 1, config=config, **row) for row in rows)]
+    if config in NORMALISED_CONFIGS:
+        symmetric = [kernel for kernel in kernels if kernel.dtype == "float16" and kernel.zeros is None]
+        kernels += [replace(kernel, normalised=True) for kernel in symmetric]
     assert_without_faults(together(kernels))
 
 

@@ -89,12 +89,25 @@ def test_every_field_says_what_the_arrays_are(driver: FakeDriver) -> None:
     assert (params["group_shift"], params["alpha"]) == (7, 0.25)
     assert (params["aligned_groups"], params["out_aligned"]) == (1, 1)
     float16, float32 = 6, 7
-    assert params["a_map"][:5] == (A, float16, K, 15, 2 * K + 32)
+    assert params["a_tail_map"][:7] == (A, float16, K, 15, 2 * K + 32, 64, 15)
     assert params["out_map"][:5] == (OUT, float32, N, 15, 4 * N + 16)
     int32, groups_of_a_stage = 3, 128 // GROUP if GROUP < 128 else 1
     assert params["scales_map"][:7] == (SCALES, float16, N, 8, 2 * N + 64, 128, groups_of_a_stage)
     assert params["zeros_map"][:7] == (ZEROS, int32, N, 8, 4 * N + 64, 128, groups_of_a_stage)
     assert launched.stream == 0x51
+
+
+@pytest.mark.parametrize(("m", "boxes"), [(256, (128, 0)), (128, (128, 0)), (300, (128, 44)), (5, (0, 5))])
+def test_boxes_of_a_hold_tokens_that_exist(driver: FakeDriver, m: int, boxes: tuple[int, int]) -> None:
+    gemm(**arrays(m=m), config=GemmConfig(128, 128))
+    params = driver.last.params
+    assert (params["a_map"][6], params["a_tail_map"][6]) == boxes
+
+
+def test_multicast_boxes_are_slices_of_the_tile(driver: FakeDriver) -> None:
+    gemm(**arrays(m=300), config=GemmConfig(128, 128, cluster_n=2))
+    params = driver.last.params
+    assert (params["a_map"][6], params["a_tail_map"]) == (64, (0,) * 16)
 
 
 def test_what_is_left_out_is_null(driver: FakeDriver) -> None:
@@ -323,7 +336,7 @@ def test_nothing_is_launched_for_an_empty_result(driver: FakeDriver) -> None:
 def test_k_of_0_launches_without_a_map_of_a(driver: FakeDriver) -> None:
     gemm(**arrays(k=0) | {"bias": on_gpu((N,), "f2", BIAS)})
     assert driver.last.params["k"] == 0
-    assert driver.last.params["a_map"] == (0,) * 16
+    assert driver.last.params["a_map"] == driver.last.params["a_tail_map"] == (0,) * 16
 
 
 def test_subclass_of_a_cupy_array_is_one(driver: FakeDriver) -> None:
@@ -333,7 +346,7 @@ def test_subclass_of_a_cupy_array_is_one(driver: FakeDriver) -> None:
     given = arrays()
     a = Tagged((M, K), "f2", given["a"].data)
     assert gemm(**given | {"a": a}) is given["out"]
-    assert driver.last.params["a_map"][0] == A
+    assert driver.last.params["a"] == A
 
 
 @pytest.mark.parametrize(
@@ -360,7 +373,7 @@ def test_a_that_cannot_be_read_in_place_is_copied(
     gemm(**arrays())
     for _ in range(2):
         assert gemm(**given) is given["out"]
-        assert driver.last.params["a_map"][0] == ZEROS
+        assert driver.last.params["a_tail_map"][0] == ZEROS
         assert (DEPENDENT, (1,)) not in driver.last.attributes
     gemm(**given, pdl=True)
     assert (DEPENDENT, (1,)) in driver.last.attributes

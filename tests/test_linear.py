@@ -506,9 +506,10 @@ def test_threads_share_a_linear(driver: FakeDriver) -> None:
     assert not failed
     assert len(driver.launches) == 800
     # The mma family has no tensor maps.
-    with_maps = [each.params for each in driver.launches if any(each.params["a_map"])]
-    assert len(with_maps) > 600
-    assert all(params["a_map"][3] == params["m"] for params in with_maps)
+    maps = [(each.params["m"], each.params[x]) for each in driver.launches for x in ("a_map", "a_tail_map")]
+    written = [(m, a_map) for m, a_map in maps if any(a_map)]
+    assert len(written) > 600
+    assert all(a_map[3] == m for m, a_map in written)
 
 
 # ------------------------------------------------------------------------------------ on a GPU

@@ -20,6 +20,7 @@ from .._heuristics import Cost, serves, terms
 from . import BenchError
 
 LEAST_POINTS = 4  # as many as a Cost has numbers
+FAR_COUNTS_LESS = 2
 Times = Mapping[GemmProblem, Mapping[GemmConfig, float]]
 
 
@@ -49,14 +50,21 @@ def read_times(paths: Iterable[str]) -> Times:
 
 
 def fit(times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
-    """Costs of every configuration with enough points where it serves, by non-negative least squares."""
-    points: dict[GemmConfig, list[tuple[Cost, float]]] = {}
+    """Costs of every configuration with enough points where it serves, by non-negative least squares.
+
+    What is squared is the relative error, times the best time at that point over the configuration's own, to
+    the power of `FAR_COUNTS_LESS`: where it is far from being chosen, it need not be right.
+    """
+    points: dict[GemmConfig, list[tuple[list[float], float]]] = {}
     for problem, measured in times.items():
+        best = min(measured.values())
         for config, us in measured.items():
             if serves(config, problem.m):
-                points.setdefault(config, []).append((terms(config, problem, num_sms), us))
+                weight = (best / us) ** FAR_COUNTS_LESS
+                row = [weight * x / us for x in terms(config, problem, num_sms)]
+                points.setdefault(config, []).append((row, weight))
     return {
-        config: Cost(*_non_negative([[x / us for x in each] for each, us in found]))
+        config: Cost(*_non_negative(*zip(*found, strict=True)))
         for config, found in points.items()
         if len(found) >= LEAST_POINTS
     }
@@ -94,19 +102,19 @@ def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _non_negative(rows: Sequence[Sequence[float]]) -> list[float]:
-    """x >= 0 with the least |rows @ x - 1|: the best of plain least squares over every choice of what is 0.
+def _non_negative(rows: Sequence[Sequence[float]], target: Sequence[float]) -> list[float]:
+    """x >= 0 with the least |rows @ x - target|: the best of plain least squares, whatever is set to 0.
 
-    >>> [round(x, 6) for x in _non_negative([[1.0, 0.5], [0.5, 1.0]])]
+    >>> [round(x, 6) for x in _non_negative([[1.0, 0.5], [0.5, 1.0]], [1.0, 1.0])]
     [0.666667, 0.666667]
     """
-    a = np.asarray(rows)
-    ones, size = np.ones(len(a)), a.shape[1]
+    a, b = np.asarray(rows), np.asarray(target)
+    size = a.shape[1]
     best, least = [0.0] * size, math.inf
     for count in range(1, size + 1):
         for used in combinations(range(size), count):
-            x, *_ = np.linalg.lstsq(a[:, used], ones, rcond=None)
-            error = float(np.linalg.norm(a[:, used] @ x - ones))
+            x, *_ = np.linalg.lstsq(a[:, used], b, rcond=None)
+            error = float(np.linalg.norm(a[:, used] @ x - b))
             if (x >= 0).all() and error < least * (1 - 1e-9):
                 least = error
                 best = [float(x[used.index(i)]) if i in used else 0.0 for i in range(size)]

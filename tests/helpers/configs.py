@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from cupy_w4a16 import GemmConfig
+from cupy_w4a16 import GemmConfig, GemmProblem
 from cupy_w4a16._activations import ACTIVATIONS
 from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS
+from cupy_w4a16._kernels import Kernel
+from cupy_w4a16._normalised import takes_normalised
+from cupy_w4a16._validity import invalid_reason
 
 from .cases import Case, valid
 from .covering import Row, covering, pairs_of
@@ -37,6 +40,29 @@ _OTHERS = [
 
 TABLE = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)
 CONFIGS = tuple(dict.fromkeys((*TABLE, *_OTHERS)))
+
+
+NORMALISED_CONFIGS = tuple(config for config in CONFIGS if takes_normalised(config, GemmProblem(1, 1, 1)))
+
+
+@cache
+def normalised_kernels() -> tuple[Kernel, ...]:
+    """Kernels for normalised scales: every configuration, and pairs of what else is in their text."""
+    options = {
+        "normalised": (True,),
+        "group_size": KERNEL_OPTIONS["group_size"],
+        "out_dtype": ("float16", "float32"),
+        "activation": KERNEL_OPTIONS["activation"],
+    }
+
+    def made(row: Row) -> Kernel:
+        return Kernel(dtype="float16", zeros=None, **row)
+
+    def is_valid(row: Row) -> bool:
+        return invalid_reason(row["config"], made(row).problem) is None
+
+    goals = [*pairs_of(options), ("config",)]
+    return tuple(map(made, covering({"config": NORMALISED_CONFIGS} | options, goals, is_valid, lambda _: {})))
 
 
 @cache
