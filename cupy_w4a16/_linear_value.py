@@ -171,8 +171,9 @@ class LinearValue:
         }
 
     def _moved(self: _Linear, move: Any) -> _Linear:
-        arrays = {name: move(x) for name, x in self._given().items() if hasattr(x, "shape")}
-        return self._again(**arrays)
+        names = ("b_packed", "scales", "zeros", "bias", "perm")
+        arrays = {name: x for name, x in self._given().items() if name in names and x is not None}
+        return self._again(**{name: move(x) for name, x in arrays.items()})
 
     def _again(self: _Linear, **changed: Any) -> _Linear:
         """One like this, but for these arguments."""

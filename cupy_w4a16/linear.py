@@ -55,7 +55,7 @@ class Linear(LinearValue):
         `Linear(*weight, perm=perm)` takes what `from_gptq` gives. On the GPU a kernel copies `a[..., perm]`,
         m x k x 2 bytes of CuPy's pool, on the current stream. In a graph capture, where memory may be
         allocated in CuPy's default mode, the Linear keeps the copy, for the graph, as long as it lives.
-    pdl : bool, dependent launch as in `gemm`; None: this version's default, which is not to
+    pdl : bool, dependent launch as in `gemm`; None: yes, but for a `Linear` made during graph capture
         Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
         are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
         then, switches it off.
@@ -116,7 +116,7 @@ class Linear(LinearValue):
         self._given_dtype = None if dtype is None else checked.out_dtype
         self._perm = None if perm is None else checked_perm(perm, weight.b_packed, weight.k)
         self._device = None if on_host else int(weight.b_packed.data.device_id)
-        self._given_pdl, self._pdl = pdl, wanted_by_linear(pdl) and not on_host
+        self._given_pdl, self._pdl = pdl, wanted_by_linear(pdl, not on_host)
         # With perm, a Linear without it multiplies the activations that have been gathered.
         self._direct = perm is None and not on_host
         self._captured: list[Any] = []

@@ -50,7 +50,7 @@ struct Producer {
   // Tokens to bring for the tile. The copy engine takes long over rows that don't exist, and nobody looks at what shared
   // memory holds in their place: sums of other tokens don't depend on it.
   __device__ __forceinline__ int tokens(const Tile& tile) const {
-    return Config::kClusterN == 1 ? min(Config::kTileM, params.m - tile.m) : Config::kTileM;
+    return Config::kClusterN == 1 ? max(0, min(Config::kTileM, params.m - tile.m)) : Config::kTileM;
   }
 
   // The map whose boxes hold so many tokens.
@@ -66,7 +66,7 @@ struct Producer {
     for_each_stage(
         [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
           Barrier::arrive_and_expect_tx(&smem.full[stage_idx], tokens(tile) * kTokenBytes);
-          load_activations(scheduler, tile, k_block, stage_idx);
+          if (tokens(tile) > 0) load_activations(scheduler, tile, k_block, stage_idx);
         });
   }
 

@@ -303,7 +303,7 @@ def result(m: int = 3, n: int = 512, at: int = OUT, **where: Any) -> Any:
 )
 def test_launch_is_that_of_gemm(driver: FakeDriver, options: dict[str, Any]) -> None:
     layer, a, out = on_a_gpu(**options), activations(), result()
-    gemm(a, layer.b_packed, layer.scales, group_size=128, out=out, **options)
+    gemm(a, layer.b_packed, layer.scales, group_size=128, out=out, pdl=True, **options)
     for _ in range(2):
         assert layer(a, out=out) is out
         assert driver.last == driver.launches[0]
@@ -435,6 +435,7 @@ def test_weights_that_are_read_early_are_waited_for_once(driver: FakeDriver) -> 
 def test_weights_cannot_be_waited_for_inside_a_capture(driver: FakeDriver) -> None:
     Stream.capturing = True
     on_a_gpu(pdl=False)
+    assert not on_a_gpu().pdl  # nobody asked for it
     with pytest.raises(W4A16Error, match="make it before the capture, or pass pdl=False"):
         on_a_gpu(pdl=True)
 
@@ -445,6 +446,15 @@ def test_copied_a_is_multiplied_by_a_dependent_launch_too(
     monkeypatch.setattr(_gemm, "aligned_copy", lambda a, problem, workspace: activations(at=ZEROS))
     on_a_gpu(pdl=True)(activations(at=A + 2), result(), GemmConfig(64, 16))
     assert driver.last.attributes == ((DEPENDENT, (1,)),)
+
+
+def test_moving_moves_arrays_alone() -> None:
+    # A dtype has a shape too.
+    a, layer = made(dtype="float32", activation="relu", pdl=False)
+    moved = layer._moved(np.copy)
+    assert repr(moved) == repr(layer)
+    assert not np.shares_memory(moved.b_packed, layer.b_packed)
+    np.testing.assert_array_equal(moved(a), layer(a))
 
 
 def test_pdl_is_a_bool_or_none() -> None:

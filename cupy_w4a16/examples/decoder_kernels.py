@@ -71,11 +71,11 @@ class NumpyKernels:
         """Turn query and key by the position's angles; key and value go to their rows of the cache."""
         s, at = self.shape, position[0]
         heads = qkv.reshape(-1, s.head_size)
-        turned, value = heads[: s.heads + s.kv_heads], heads[s.heads + s.kv_heads :]
-        x, y = np.split(turned.astype(np.float32), 2, axis=1)
+        x, y = np.split(heads[: s.heads + s.kv_heads].astype(np.float32), 2, axis=1)
         cosine, sine = turns[at]
-        turned[...] = np.concatenate([x * cosine - y * sine, y * cosine + x * sine], axis=1)
-        keys[:, at], values[:, at] = turned[s.heads :], value
+        turned = np.concatenate([x * cosine - y * sine, y * cosine + x * sine], axis=1)
+        heads[: s.heads], keys[:, at] = turned[: s.heads], turned[s.heads :]
+        values[:, at] = heads[s.heads + s.kv_heads :]
 
     def attend(self, qkv: Array, keys: Array, values: Array, position: Array, mixed: Array) -> None:
         """Mix the values of all positions so far, by the softmax of query times key."""
