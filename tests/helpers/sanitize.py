@@ -22,8 +22,10 @@ if __name__ == "__main__":
 
 import cupy
 
-from cupy_w4a16 import gemm
+from cupy_w4a16 import Linear, compile_kernels, gemm
 from cupy_w4a16._config import NAMED_CONFIGS
+from cupy_w4a16._kernels import kernel_for, unit_for
+from cupy_w4a16._normalised import takes_normalised
 from helpers.cases import Case, compile_for
 from helpers.configs import paired_kernels
 
@@ -56,6 +58,12 @@ def run(case: Case) -> None:
         bias=bias, out=out, config=case.config, **case.options,
     )  # fmt: skip
     case.check(cupy.asnumpy(out), arguments)
+    if takes_normalised(case.config, case.problem):
+        again = cupy.empty_like(out)
+        again.data.memset(0xFF, again.nbytes)
+        options = {"k": case.k, "bias": bias, "dtype": case.out_dtype, **case.options}
+        Linear(b_packed, scales, zeros, case.group_size, **options)(a, again, case.config)
+        assert again.tobytes() == out.tobytes()
 
 
 def main() -> None:
@@ -65,6 +73,9 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [case for case in cases() if options.match in str(case)]
     compile_for(chosen)
+    normalised = [case for case in chosen if takes_normalised(case.config, case.problem)]
+    kernels = [kernel_for(case.config, case.problem, case.activation, True) for case in normalised]
+    compile_kernels([unit_for(kernel) for kernel in kernels], progress=False)
     if options.compile:
         print(f"{len(chosen)} products have their kernels in the cache")
         return
