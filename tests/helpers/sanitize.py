@@ -27,7 +27,7 @@ from cupy_w4a16._config import NAMED_CONFIGS
 from cupy_w4a16._kernels import kernel_for, unit_for
 from cupy_w4a16._normalised import takes_normalised
 from helpers.cases import Case, compile_for
-from helpers.configs import paired_kernels
+from helpers.configs import NORMALISED_CONFIGS, paired_kernels
 
 
 def cases() -> list[Case]:
@@ -43,6 +43,7 @@ def cases() -> list[Case]:
         # Enough k that every contributor uses stages again. Rows of a are multiples of 16 bytes: nothing is
         # copied, which would be CuPy's kernel.
         found.append(case.with_(m=m, n=n, k=2216, bias=i % 2 == 0, seed=i))
+    found += [Case(c.tile_m + 3, c.tile_n + 40, 1096, config=c) for c in NORMALISED_CONFIGS[::4]]
     found += [Case(3, 135 * c.tile_n - 8, 136, config=c) for c in NAMED_CONFIGS.values()]
     return found
 
