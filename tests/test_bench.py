@@ -599,6 +599,6 @@ def test_quantize_is_timed_by_every_method(
     ]  # fmt: skip
     for row in rows:
         *_, temporary_mb, error, ms = re.split(r"  +", row)
-        assert 0 < float(temporary_mb) < 200
+        assert 0 <= float(temporary_mb) < 200  # shown in whole megabytes
         assert 5 < float(error) < 20
         assert float(ms) > 0

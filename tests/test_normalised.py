@@ -212,7 +212,7 @@ def test_linear_gives_the_bits_of_gemm(case: Case) -> None:
     options = {"bias": bias, "dtype": case.out_dtype, **case.options}
     this = Linear(b_packed, scales, zeros, case.group_size, k=case.k, **options)
     assert this._normalised_for(case.config, case.problem) is not None
-    of_linear, of_gemm = (poisoned((case.m, case.n), case.out_dtype) for _ in range(2))
+    of_linear, of_gemm = (cupy.asarray(poisoned(case)) for _ in range(2))
     this(a, of_linear, case.config)
     gemm(a, b_packed, scales, zeros, case.group_size, out=of_gemm, config=case.config, **options)
     assert of_linear.tobytes() == of_gemm.tobytes()
@@ -235,7 +235,7 @@ def test_captured_linear_gives_the_bits_of_an_eager_one() -> None:
     a, b_packed, scales = (cupy.asarray(x) for x in case.arguments()[:3])
     this = Linear(b_packed, scales, k=512)
     expected = this(a, config=TILE)
-    out = poisoned((256, 512), np.float16)
+    out = cupy.asarray(poisoned(case))
     stream = cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.Device().synchronize()
     with stream:
