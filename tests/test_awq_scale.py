@@ -275,8 +275,8 @@ def test_temporary_memory_grows_with_neither_weight_nor_activations(
             return list(quantize(w, symmetric=False, method=method)[:3])
 
         taken.append(temporary_bytes(xp, call))
-    # Results of the first may lie in what was temporary; beside that, room for the allocator, whose pool on the
-    # GPU may lack a piece for one array of a strip. (One that grew with the weight would take 1.5 MB more.)
+    # Results of the first may lie in what was temporary; beside that, room for the allocator: the GPU's pool
+    # may lack a piece for one array of a strip. (One that grew with the weight would take 1.5 MB more.)
     first_results = 256 * 512 // 2 + 2 * 512 * (2 + 2) + 2 * 256
     room = (1 << 14) + (4 * (1 << 16) if xp is cupy else 0)
     assert taken[1] <= taken[0] + first_results + room
