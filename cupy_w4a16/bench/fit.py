@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._config import GemmConfig, GemmProblem
-from .._heuristics import Cost, serves, terms
+from .._heuristics import Cost, best, serves, terms
 from . import BenchError
 
 LEAST_POINTS = 4  # as many as a Cost has numbers
@@ -57,10 +57,10 @@ def fit(times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
     """
     points: dict[GemmConfig, list[tuple[list[float], float]]] = {}
     for problem, measured in times.items():
-        best = min(measured.values())
+        fastest_us = min(measured.values())
         for config, us in measured.items():
             if serves(config, problem.m):
-                weight = (best / us) ** FAR_COUNTS_LESS
+                weight = (fastest_us / us) ** FAR_COUNTS_LESS
                 row = [weight * x / us for x in terms(config, problem, num_sms)]
                 points.setdefault(config, []).append((row, weight))
     return {
@@ -77,9 +77,9 @@ def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> lis
         candidates = [config for config in measured if config in costs and serves(config, problem.m)]
         if not candidates:
             continue
-        chosen = min(candidates, key=lambda config: np.dot(costs[config], terms(config, problem, num_sms)))
-        best = min(measured, key=lambda config: measured[config])
-        found.append(Choice(problem, chosen, best, measured[chosen] / measured[best]))
+        chosen = best(candidates, costs, problem, num_sms)
+        fastest = min(measured, key=lambda config: measured[config])
+        found.append(Choice(problem, chosen, fastest, measured[chosen] / measured[fastest]))
     return sorted(found, key=lambda choice: -choice.times_as_long)
 
 
