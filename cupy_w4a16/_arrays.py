@@ -44,6 +44,12 @@ def as_arrays(given: Mapping[str, Any]) -> tuple[ModuleType, list[Any]]:
     return (np if "numpy" in kinds else cupy), arrays
 
 
+def check_library(xp: Any) -> None:
+    """TypeError unless `xp` is the module `numpy` or `cupy`."""
+    if xp not in (np, cupy):
+        raise TypeError(f"xp is {xp!r}: pass the module numpy or cupy")
+
+
 def type_name(x: Any) -> str:
     """The type of `x` as a user writes it: `list`, `numpy.ndarray`, `torch.Tensor`."""
     library, name = type(x).__module__.split(".")[0], type(x).__qualname__

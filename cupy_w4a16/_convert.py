@@ -60,10 +60,8 @@ def convert_checkpoint(
     path = Path(dest)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no name of a safetensors file: end it in .safetensors")
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise FileExistsError(f"{path} exists: pass --force to replace it")
-    if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} can't be written: it is a folder, or {path.parent} is none")
     checkpoint = load_checkpoint(
         source, names=names, xp=_DEVICES[device], dequantize=dequantize, progress=progress
     )

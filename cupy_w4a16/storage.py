@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import as_arrays, type_name
+from ._arrays import as_arrays, check_library, type_name
 from ._check_quantized import check_quantized
 from ._pack import BLOCK_K, PACKED_LAYOUT_VERSION
 from ._quantize import QuantizedWeight
@@ -44,7 +44,8 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tup
             (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings).
 
     Raises:
-        TypeError: a name is no text, a value none of these, or a dtype one that safetensors lacks.
+        TypeError: ``weights`` is one weight without a name, a name is no text, a value none of these, or a
+            dtype one that safetensors lacks.
         ValueError: a name comes twice, or names clash (a plain array "up.scales" beside a weight "up"), or
             arrays of a weight do not fit together.
         OSError: the file can't be written.
@@ -100,6 +101,7 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
         plain array, new at each look-up. ``dict(load(path))`` reads all.
 
     Raises:
+        TypeError: ``xp`` is no such module.
         OSError: the file can't be read.
         ValueError: it is no safetensors file, truncated, not of this package, or of another packed layout; at
             a look-up: its arrays do not make a weight.
@@ -113,6 +115,7 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
         >>> load(path)["up"]
         Linear(200 -> 64, group_size=128, float16, numpy)
     """
+    check_library(xp)
     return Weights(path, xp)
 
 
@@ -178,6 +181,11 @@ class Weights(Mapping[str, Any]):
 
 def _pairs(weights: Any) -> Iterator[tuple[Any, Any]]:
     """Names and values; TypeError where they are no pairs."""
+    if isinstance(weights, (*_KINDS.values(), str)) or not isinstance(weights, Iterable):
+        raise TypeError(
+            f"weights is a {type_name(weights)}: pass a mapping such as {{'up': weight}}, or pairs of a name "
+            "and a weight"
+        )
     for item in weights.items() if isinstance(weights, Mapping) else weights:
         if not isinstance(item, tuple) or len(item) != 2:
             raise TypeError(f"weights yields a {type_name(item)}: pass a mapping, or pairs (name, weight)")

@@ -225,6 +225,8 @@ def test_file_of_the_safetensors_package_is_shown_but_not_loaded(
         ({"__metadata__": np.ones(3)}, ValueError, "__metadata__"),
         ({"\ud800": np.ones(3)}, ValueError, "rename it"),
         ({"up": "text"}, TypeError, "'up' is a str"),
+        (weight(), TypeError, "weights is a cupy_w4a16.QuantizedWeight: pass a mapping"),
+        (5, TypeError, "weights is a int: pass a mapping"),
         ({"up": np.ones(3, object)}, TypeError, "up is object"),
         ({"up": np.ones(3, np.complex64)}, TypeError, "up is complex64"),
         ({"up": weight()._replace(scales=np.ones((3, 3), np.float16))}, ValueError, "weight 'up': scales"),
@@ -238,6 +240,11 @@ def test_what_cannot_be_saved_leaves_no_file(
         save(path, weights)
     assert said in str(raised.value)
     assert list(path.parent.iterdir()) == []
+
+
+def test_library_that_is_none_is_refused(saved: Path) -> None:
+    with pytest.raises(TypeError, match=r"xp is 'cupy': pass the module numpy or cupy"):
+        load(saved, xp="cupy")
 
 
 def test_failed_write_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

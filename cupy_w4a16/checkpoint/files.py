@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return _object(path, "it", found)
 
 
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """Some names for a message.
+
+    >>> first_of(["a", "b", "c"], 2), first_of(["a"])
+    ('a, b, ...', 'a')
+    """
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def _object(path: Path, what: str, found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: {what} is a {type(found).__name__}, not an object")
@@ -99,14 +109,14 @@ def _in_folder(folder: Path) -> Files:
     found = indices or whole or ggufs
     if len(found) == 1:
         return find_files(found[0])
-    names = ", ".join(path.name for path in found[:5])
     if found:
+        names = [path.name for path in found]
         raise ValueError(
-            f"{folder} has {len(found)} checkpoints and no index of them: pass one of {names}, ..."
+            f"{folder} has {len(found)} checkpoints and no index of them: pass one of {first_of(names)}"
         )
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
     if pickles:
-        raise ValueError(f"{folder} has {', '.join(pickles[:5])} and no safetensors or GGUF file: {_REFUSED}")
+        raise ValueError(f"{folder} has {first_of(pickles)} and no safetensors or GGUF file: {_REFUSED}")
     raise FileNotFoundError(f"{folder} holds no checkpoint: no *.safetensors, *{_INDEX} or *.gguf")
 
 
@@ -125,7 +135,7 @@ def _indexed(index: Path) -> Files:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{index} names {len(names)} files, of which {len(missing)} are missing: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}; download them again"
+            f"{index} names {len(names)} files, of which {len(missing)} are missing: {first_of(missing)}; "
+            "download them again"
         )
     return Files(tuple(index.parent / name for name in names), False, index, weight_map)

@@ -9,15 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import cupy
 import numpy as np
 
+from .._arrays import check_library
 from .._quantize import QuantizedWeight
 from ..formats import PermutedWeight
 from ..formats._safetensors import Safetensors
 from ..linear import Linear
 from ..storage import FORMAT, Weights
-from .files import find_files
+from .files import find_files, first_of
 from .gguf import GgufCheckpoint
 from .tensors import TensorCheckpoint
 
@@ -82,8 +82,7 @@ def load_checkpoint(
         ...     print(name, value)
         up Linear(128 -> 64, group_size=128, float16, numpy)
     """
-    if xp not in (np, cupy):
-        raise TypeError(f"xp is {xp!r}: pass the module numpy or cupy")
+    check_library(xp)
     files = find_files(path)
     source: _Source
     if files.is_gguf:
@@ -151,11 +150,13 @@ class _Saved:
 def _chosen(found: list[str], wanted: str | Iterable[str] | None, path: str) -> list[str]:
     if wanted is None:
         return found
+    if not isinstance(wanted, Iterable):
+        raise TypeError(f"names is {wanted!r}: pass a pattern such as 'model.layers.0.*', several, or None")
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"names holds {pattern!r}: pass names or patterns such as 'model.layers.0.*'")
         if not any(fnmatchcase(name, pattern) for name in found):
-            some = ", ".join(repr(name) for name in found[:4])
-            raise ValueError(f"names: nothing in {path} matches {pattern!r}; there are {some}, ...")
+            some = first_of([repr(name) for name in found]) or "no names"
+            raise ValueError(f"names: nothing in {path} matches {pattern!r}; there are {some}")
     return [name for name in found if any(fnmatchcase(name, pattern) for pattern in patterns)]

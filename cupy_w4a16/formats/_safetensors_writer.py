@@ -42,6 +42,7 @@ class SafetensorsWriter:
         self._at = 0
         self._header: dict[str, Any] = {}
         self._last: list[tuple[str, Any]] = []
+        self._check_place()
         handle, self._temporary = self._new_file()
         self._file = os.fdopen(handle, "w+b")
         self._file.seek(self._start)
@@ -59,7 +60,7 @@ class SafetensorsWriter:
     def add(self, name: str, x: Any) -> None:
         """Write a NumPy or CuPy array; one of odd size waits, so that all start at their dtype's multiple."""
         dtype_name(name, x.dtype)
-        host = cupy.asnumpy(x) if isinstance(x, cupy.ndarray) else x
+        host = cupy.asnumpy(x)
         if host.nbytes % _ALIGN:
             self._last.append((name, host))
         else:
@@ -85,6 +86,13 @@ class SafetensorsWriter:
         os.fsync(self._file.fileno())
         os.chmod(self._temporary, 0o644)  # mkstemp's 0600 would shut other users out
         os.replace(self._temporary, self.path)
+
+    def _check_place(self) -> None:
+        """OSError where nothing could be moved there: said before anything is written."""
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} can't be written: it is a folder; name a file in it")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{self.path} can't be written: make the folder {self.path.parent} first")
 
     def _write(self, name: str, x: Any) -> None:
         self._header[name] = {

@@ -84,8 +84,8 @@ def test_existing_file_is_kept_without_force(
     ("place", "message"),
     [
         ("packed.bin", "end it in .safetensors"),
-        ("none/packed.safetensors", "can't be written"),
-        ("folder.safetensors", "exists"),
+        ("none/packed.safetensors", "can't be written: make the folder"),
+        ("folder.safetensors", "can't be written: it is a folder"),
     ],
 )
 def test_place_that_cannot_be_written_is_said_before_any_work(

@@ -340,6 +340,7 @@ def test_only_what_is_asked_for_is_read_and_only_in_its_turn(
         ("model.layers.9.*", ValueError, r"nothing in .* matches 'model.layers.9.\*'; there are 'model"),
         (["*", "*.q_proj"], ValueError, r"matches '\*.q_proj'"),
         ([3], TypeError, "names holds 3"),
+        (3, TypeError, "names is 3: pass a pattern"),
     ],
 )
 def test_pattern_that_matches_nothing_is_named(
