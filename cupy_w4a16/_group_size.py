@@ -20,7 +20,7 @@ def as_int(name: str, value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is {value!r}: it must be an integer, or None") from None
+        raise TypeError(f"{name} is {value!r}: it must be an integer") from None
 
 
 def checked_group_size(given: Any, k: int, rows: int, s_shape: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from helpers.cases import compile_for
 from helpers.fake_ranks import on_ranks
 from helpers.parallel_ranks import check_ranks, shard_cases
 
-from cupy_w4a16 import Linear, W4A16Error, pack
+from cupy_w4a16 import Linear, W4A16Error, pack, quantize
 from cupy_w4a16.bench import BenchError
 from cupy_w4a16.bench import parallel as bench
 from cupy_w4a16.bench.ranks import run_ranks
@@ -151,6 +151,23 @@ def test_rows_that_cannot_be_cut_so(message: str, options: Any, changed: dict[st
     _, whole = whole_numbers(**options)
     with pytest.raises(ValueError, match=message):
         row_shard(whole, **{"rank": 0, "size": 2, **changed})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda weight: ColumnParallel(weight, ALONE),
+        lambda weight: RowParallel(weight, ALONE),
+        lambda weight: column_shard(weight, 0, 2),
+        lambda weight: row_shard(weight, 0, 2),
+    ],
+)
+def test_weight_that_is_no_linear_yet(use: Any) -> None:
+    weight = quantize(np.eye(128, dtype=np.float16))
+    with pytest.raises(
+        TypeError, match=r"linear is a cupy_w4a16.QuantizedWeight: pass a .*Linear\(\*weight\)"
+    ):
+        use(weight)
 
 
 def test_rank_that_is_no_integer() -> None:
@@ -336,6 +353,27 @@ def test_each_rank_has_a_gpu(
     assert not distributed.listening  # else its process would keep this one from ending
 
 
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        (4, ValueError, "device is 4: this machine's GPUs go from 0 to 3"),
+        (-1, ValueError, "device is -1"),
+        ("1", TypeError, "device is '1': it must be an integer"),
+    ],
+)
+def test_gpu_that_is_not_there(device: Any, error: Any, message: str, driver: mock.Mock) -> None:
+    with pytest.raises(error, match=message):
+        connect(0, 1, device)
+    driver.Device.assert_not_called()
+
+
+def test_rank_without_a_gpu_is_told_what_numpy_takes(driver: mock.Mock) -> None:
+    driver.runtime.CUDARuntimeError = ArithmeticError
+    driver.runtime.getDeviceCount.side_effect = ArithmeticError("no CUDA-capable device")
+    with pytest.raises(W4A16Error, match=r"rank 0 finds no GPU \(no CUDA-capable device\).*Communicator\("):
+        connect(0, 1)
+
+
 def test_failure_to_connect_says_why(driver: mock.Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "_distributed", lambda: Distributed(RuntimeError("TCPStore is not available")))
     with pytest.raises(
@@ -399,9 +437,22 @@ def test_row_survives_its_way_to_the_table() -> None:
     assert lines[2] == ["2", "16", "100.0", "109.0", "1.80", "21.5", "3.0e-04"]
 
 
-def test_mistaken_numbers_of_gpus_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["--gpus", "0,2"]) == 2
-    assert "--gpus is '0,2'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--gpus", "0,2", "--gpus is '0,2'"),
+        ("--m", "one", "'one'"),
+        ("--group-size", "100", "--group-size: group_size is 100"),
+        ("--rounds", "0", "--rounds is 0: it must be above 0"),
+    ],
+)
+def test_mistaken_arguments_are_named_before_a_rank_starts(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(bench, "run_ranks", mock.Mock(side_effect=AssertionError("a rank was started")))
+    assert bench.main([option, value]) == 2
+    assert message in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------ Dask
@@ -450,6 +501,8 @@ def test_dask_array_that_does_not_fit() -> None:
     a, linear = whole_numbers()
     with pytest.raises(TypeError, match=r"x is a numpy.ndarray: it must be a Dask array"):
         map_rows(a, linear)
+    with pytest.raises(TypeError, match="linear is a builtin_function_or_method: pass a"):
+        map_rows(da.from_array(a), len)
     with pytest.raises(ValueError, match="its last axis must be in_features, 640"):
         map_rows(da.from_array(a[:, :512]), linear)
     with pytest.raises(ValueError, match=r"x has 2 chunks along its last axis, k"):

@@ -131,21 +131,31 @@ def _add_plan(group: Any) -> None:
 
 def problems_of(chosen: argparse.Namespace) -> list[GemmProblem]:
     """The products that the arguments name, shape by shape."""
-    from .._quantize import check_group_size
-
     shapes = parse_shapes(chosen.shapes) if chosen.shapes else MODEL_SHAPES
     tokens = parse_tokens(chosen.m) if chosen.m else TOKENS
-    try:
-        group_size = check_group_size(chosen.group_size)
-    except ValueError as error:
-        raise BenchError(f"--group-size: {error}") from error
-    for name in ("rounds", "work_ms"):
-        if getattr(chosen, name) <= 0:
-            raise BenchError(f"--{name.replace('_', '-')} is {getattr(chosen, name)}: it must be above 0")
+    group_size = group_size_of(chosen)
+    check_positive(chosen, "rounds", "work_ms")
     zeros = {"none": None, "integer": "uint8", "float": chosen.dtype}[chosen.zeros]
     return [
         GemmProblem(m, n, k, group_size, chosen.dtype, zeros, chosen.dtype) for n, k in shapes for m in tokens
     ]
+
+
+def group_size_of(chosen: argparse.Namespace) -> int:
+    """`--group-size`, checked."""
+    from .._quantize import check_group_size
+
+    try:
+        return check_group_size(chosen.group_size)
+    except ValueError as error:
+        raise BenchError(f"--group-size: {error}") from error
+
+
+def check_positive(chosen: argparse.Namespace, *names: str) -> None:
+    """BenchError for one of these numbers that is not above 0."""
+    for name in names:
+        if getattr(chosen, name) <= 0:
+            raise BenchError(f"--{name.replace('_', '-')} is {getattr(chosen, name)}: it must be above 0")
 
 
 def _run(command: str) -> Callable[[argparse.Namespace], int]:

@@ -28,6 +28,7 @@ from .._pack import BLOCK_K
 from ..linear import Linear
 from ..parallel import ColumnParallel, Communicator, RowParallel, connect
 from . import BenchError, device, machine, timing
+from .arguments import check_positive, group_size_of
 from .ranks import run_ranks
 from .shapes import MODELS, calls_for, estimated_us, parse_tokens, rotation
 from .timing import Call
@@ -104,7 +105,7 @@ class Block:
         return self.down(gate, out=to.down, total=to.down_total)
 
 
-def measure(chosen: argparse.Namespace) -> tuple[int, list[Row]]:
+def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, list[Row]]:
     """This rank, and its rows, one a number of tokens; each result is compared with that of one GPU first."""
     comm = connect()
     machine.require_gpu("bench.parallel")
@@ -112,7 +113,7 @@ def measure(chosen: argparse.Namespace) -> tuple[int, list[Row]]:
     stream = cupy.cuda.Stream(non_blocking=True)
     with machine.watched(), stream:
         blocks, alone = _blocks(comm, chosen)
-        for m in parse_tokens(chosen.m):
+        for m in tokens:
             x = cupy.empty((m, blocks[0].qkv.linear.in_features), blocks[0].o.dtype)
             device.fill_normal(x, chosen.seed)
             to = blocks[0].buffers(cupy, m)
@@ -193,8 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = _parser().parse_args(arguments)
     try:
+        tokens = parse_tokens(chosen.m)
+        group_size_of(chosen)
+        check_positive(chosen, "rounds")
         if "RANK" in os.environ:
-            rank, rows = measure(chosen)
+            rank, rows = measure(chosen, tokens)
             if rank == 0:
                 print("\n".join(json.dumps(dataclasses.asdict(row)) for row in rows))
             return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from .._arrays import type_name
 from ..linear import Linear
+from .shards import check_linear
 
 
 def map_rows(x: Any, linear: Linear) -> Any:
@@ -29,7 +30,7 @@ def map_rows(x: Any, linear: Linear) -> Any:
     Raises
     ------
     TypeError
-        `x` is no Dask array.
+        `x` is no Dask array, or `linear` no `Linear`.
     ValueError
         Its last axis is not `linear.in_features`, or is cut into chunks: products along k would have to be
         summed; `x.rechunk({-1: -1})` joins them.
@@ -45,6 +46,7 @@ def map_rows(x: Any, linear: Linear) -> Any:
             f"x is a {type_name(x)}: it must be a Dask array (dask.array.from_array(x, chunks=...)); for a "
             "plain array call linear(x)"
         )
+    check_linear(linear)
     if x.shape[-1:] != (linear.in_features,):
         raise ValueError(f"x is of shape {x.shape}: its last axis must be in_features, {linear.in_features}")
     if x.numblocks[-1] != 1:

@@ -12,6 +12,7 @@ import cupy
 import numpy as np
 
 from .._errors import W4A16Error
+from .._group_size import as_int
 from .shards import check_rank
 
 
@@ -86,22 +87,19 @@ def connect(rank: int | None = None, size: int | None = None, device: int | None
     Raises
     ------
     TypeError, ValueError
-        `rank` or `size` is not known, or they do not fit together.
+        `rank` or `size` is not known, they do not fit together, or there is no such `device`.
     W4A16Error
-        NCCL is not installed, or could not connect the ranks; the message says why.
+        There is no GPU, NCCL is not installed, or it could not connect the ranks; the message says why.
 
     Examples
     --------
     >>> comm = connect()  # doctest: +SKIP
     >>> linear = RowParallel(weight, comm)  # doctest: +SKIP
     """
-    by_launcher = rank is None
+    reads_local = rank is None  # threads share their process's environment
     rank, size = check_rank(_given("rank", rank, "RANK"), _given("size", size, "WORLD_SIZE"))
     distributed = _distributed() if size > 1 else None
-    if device is None:
-        has_local = by_launcher and os.environ.get("LOCAL_RANK")
-        local = _given("device", None, "LOCAL_RANK") if has_local else rank
-        device = local % cupy.cuda.runtime.getDeviceCount()
+    device = _gpu_of(rank, device, reads_local)
     cupy.cuda.Device(device).use()
     if distributed is None:
         return Communicator(rank, size, device, None)
@@ -118,6 +116,26 @@ def connect(rank: int | None = None, size: int | None = None, device: int | None
         "each on a GPU of its own, with the same CUPYX_DISTRIBUTED_HOST and a free CUPYX_DISTRIBUTED_PORT; "
         "NCCL_DEBUG=INFO shows more"
     )
+
+
+def _gpu_of(rank: int, device: int | None, reads_local: bool) -> int:
+    """The number of the rank's GPU: the one given, else by LOCAL_RANK or rank."""
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise W4A16Error(
+            f"rank {rank} finds no GPU ({error}), and each rank needs one; on NumPy there is a single rank: "
+            "Communicator(rank=0, size=1, device=None, backend=None)"
+        ) from error
+    if device is None:
+        has_local = reads_local and os.environ.get("LOCAL_RANK")
+        return (_given("device", None, "LOCAL_RANK") if has_local else rank) % count
+    device = as_int("device", device)
+    if not 0 <= device < count:
+        raise ValueError(
+            f"device is {device}: this machine's GPUs go from 0 to {count - 1}; pass one of these"
+        )
+    return device
 
 
 def _given(name: str, value: Any, variable: str) -> Any:

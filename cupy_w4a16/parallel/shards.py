@@ -9,6 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from .._arrays import type_name
 from .._group_size import as_int
 from .._pack import BLOCK_N
 from .._split import COLUMNS_BECAUSE, even_cuts, row_unit
@@ -52,6 +53,7 @@ def column_shard(
     >>> [column_shard(gate_up, rank, 2, fused=(192, 192)).out_features for rank in range(2)]
     [256, 128]
     """
+    check_linear(linear)
     check_rank(rank, size)
     ranges = _pieces(linear, size, fused, multiple_of)
     edges = {edge for ranks in ranges for start, stop in ranks for edge in (start, stop)}
@@ -100,11 +102,18 @@ def row_shard(linear: Linear, rank: int, size: int, *, multiple_of: int | None =
     >>> [row_shard(down, rank, 2) for rank in range(2)]
     [Linear(256 -> 64, group_size=128, float32, numpy), Linear(128 -> 64, group_size=128, float32, numpy)]
     """
+    check_linear(linear)
     check_rank(rank, size)
     unit, because = row_unit(linear)
     unit = _checked_multiple(unit if multiple_of is None else multiple_of, unit, because)
     cuts = even_cuts(linear.in_features, size, unit, "rows", because)
     return linear._again(dtype=np.float32).split_rows(cuts)[rank]
+
+
+def check_linear(linear: Any) -> None:
+    """TypeError for what is no `Linear`, a packed weight without options, say."""
+    if not isinstance(linear, Linear):
+        raise TypeError(f"linear is a {type_name(linear)}: pass a cupy_w4a16.Linear, made by Linear(*weight)")
 
 
 def check_rank(rank: Any, size: Any) -> tuple[int, int]:
