@@ -9,6 +9,9 @@
 // One fma takes the magic and the zero point away (exact), one multiplication by the scale rounds once: the result
 // is float32's (q - zero) * scale rounded to the element type, bit for bit. bfloat16 has seven mantissa bits, so only
 // bits 2-5 fit (0x4300: 128 + 4 q) and the word is rotated by four between registers.
+//
+// With normalised scales (symmetric float16; cupy_w4a16/_normalised.py) there is no magic: what a mask leaves is a
+// float16 denormal, q x 2^-22 or q x 2^-18, and one fma with the scale and -8 x the scale is the weight, rounded once.
 #pragma once
 
 #include "numeric.cuh"
@@ -20,7 +23,7 @@ namespace w4a16 {
 template <class Element, class Zero>
 struct GroupScale {
   uint32_t scale;          // a pair: column 2g in the low half
-  uint32_t minus_zero[2];  // pairs of addends, one per column; see make_group_scale()
+  uint32_t minus_zero[2];  // pairs of addends, one per column, or [0] has both: see make_group_scale()
   uint32_t zero_low[2];    // float zeros wider than Element: what their rounding left over
 };
 

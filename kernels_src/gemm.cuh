@@ -36,8 +36,8 @@ __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool 
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
     Barrier::init(&smem.full[stage], aligned_groups ? 2 : 2 + 32);  // the producer's threads
-    Barrier::init(&smem.empty[stage],
-                  kStageReaders<Config> * kWarpgroupWarps * (Config::kClusterN + Config::kClusterM - 1));
+    Barrier::init(&smem.empty[stage], kReleaseLanes * kStageReaders<Config> * kWarpgroupWarps *
+                                          (Config::kClusterN + Config::kClusterM - 1));
   }
   if constexpr (kSplits<Config> > 1) {
 #pragma unroll

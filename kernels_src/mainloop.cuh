@@ -1,7 +1,7 @@
 // The main loop of one consumer warpgroup: weights from shared memory through registers into wgmma.
 //
-// A stage is eight steps of 16 k, taken in batches of one (many tokens) or four (few). While the tensor cores work on
-// batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
+// A stage is eight steps of 16 k, taken in batches of one, two (many tokens) or four (few). While the tensor cores work
+// on batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
 // scales come from shared memory half a stage (64 k) ahead. With batches of one:
 //
 //            step 0   1   2   3   4   5   6   7 | 0   1 ...
@@ -255,13 +255,22 @@ struct Mainloop {
   __device__ __forceinline__ void release(uint32_t stage_idx) const {
     __syncwarp();  // one lane speaks for all
     if constexpr (kSharers<Config> == 1) {
-      if (lane == 0) Barrier::arrive(&smem.empty[stage_idx]);
-    } else {
-      const uint32_t rank = cute::block_rank_in_cluster();
-      const bool writes = lane % Config::kClusterN == rank % Config::kClusterN ||  // shares our codes
-                          lane / Config::kClusterN == rank / Config::kClusterN;    // shares our activations
+      if (lane < kReleaseLanes) Barrier::arrive(&smem.empty[stage_idx]);
+    } else if constexpr (kReleaseLanes == 1) {
+      const bool writes = writes_here(lane);
       if (lane < kSharers<Config> && writes) Barrier::arrive(&smem.empty[stage_idx], lane, true);
+    } else {
+      for (int peer = 0; peer < kSharers<Config>; ++peer) {
+        if (writes_here(peer)) Barrier::arrive(&smem.empty[stage_idx], peer, true);
+      }
     }
+  }
+
+  // Whether this CTA of the cluster multicasts into our stages.
+  __device__ __forceinline__ static bool writes_here(int peer) {
+    const uint32_t rank = cute::block_rank_in_cluster();
+    return peer % Config::kClusterN == rank % Config::kClusterN ||  // shares our codes
+           peer / Config::kClusterN == rank / Config::kClusterN;    // shares our activations
   }
 };
 

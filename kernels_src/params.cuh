@@ -80,6 +80,14 @@ inline constexpr int kSharers = Config::kClusterN * Config::kClusterM;
 template <class Config>
 inline constexpr int kClusterSize = kSharers<Config> * Config::kSplitCluster;
 
+// Lanes of a warp that say it has read a stage. One is enough; but racecheck takes an arrival for its own thread's only
+// (tests/helpers/racecheck.py), so tests/helpers/sanitize.py can have every lane arrive, each at every peer.
+#ifdef W4A16_EVERY_LANE_ARRIVES
+inline constexpr int kReleaseLanes = 32;
+#else
+inline constexpr int kReleaseLanes = 1;
+#endif
+
 // Contributors to one result along k: warpgroups of a CTA x CTAs of a cluster.
 template <class Config>
 inline constexpr int kSplits = Config::kSplitWarpgroups * Config::kSplitCluster;

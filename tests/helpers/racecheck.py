@@ -7,7 +7,7 @@ Warp 1 reads a buffer in shared memory and arrives at an mbarrier; warp 0 waits 
 anew. In the first case __syncwarp() orders the reads of all lanes before the arrival of lane 0, as kernels do
 it (kernels_src/mainloop.cuh, `release`); in the second every lane arrives by itself. Both are right by the
 memory model. racecheck (seen with 2025.3.1) counts an arrival for its own thread only: it reports 31 lanes of
-the first. With every lane arriving in `release` too, it had nothing to say of any product of sanitize.py.
+the first. With every lane arriving in `release` too, `sanitize.py --every-lane`, it had nothing to say.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
     python tests/helpers/sanitize.py --compile
     compute-sanitizer --tool memcheck --error-exitcode 1 python tests/helpers/sanitize.py
 
-and so for racecheck, initcheck and synccheck. The first line fills the kernel cache, so that the tool watches
-nothing but the products. Each array is an allocation of its own, without CuPy's pool, so that memcheck knows
-its end to the byte; results are checked too, on the host, so that no other kernel runs.
+and so for initcheck, synccheck and, with --every-lane in both lines, racecheck, which without it reports
+reads whose end another lane of the warp has announced (racecheck.py has the smallest case). The first line
+fills the kernel cache, so that the tool watches nothing but the products. Each array is an allocation of its
+own, without CuPy's pool, so that memcheck knows its end to the byte; results are checked too, on the host, so
+that no other kernel runs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -22,11 +25,11 @@ if __name__ == "__main__":
 
 import cupy
 
-from cupy_w4a16 import Linear, compile_kernels, gemm
+from cupy_w4a16 import Linear, _cache, _compiler, _key, compile_kernels, gemm
 from cupy_w4a16._config import NAMED_CONFIGS
 from cupy_w4a16._kernels import kernel_for, unit_for
 from cupy_w4a16._normalised import takes_normalised
-from helpers.cases import Case, compile_for
+from helpers.cases import Case
 from helpers.configs import NORMALISED_CONFIGS, paired_kernels
 
 
@@ -67,16 +70,30 @@ def run(case: Case) -> None:
         assert again.tobytes() == out.tobytes()
 
 
+def fill_cache(chosen: list[Case], every_lane: bool) -> None:
+    """Compile what `run` needs."""
+    normalised = [case for case in chosen if takes_normalised(case.config, case.problem)]
+    kernels = [case.kernel for case in chosen]
+    kernels += [kernel_for(case.config, case.problem, case.activation, True) for case in normalised]
+    units = {unit.name: unit for unit in map(unit_for, kernels)}.values()
+    if every_lane:  # in this process, whose options differ
+        _compiler.BASE_OPTIONS = _key.BASE_OPTIONS = (*_key.BASE_OPTIONS, "-DW4A16_EVERY_LANE_ARRIVES")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_cache.load_or_compile, units))
+    else:
+        compile_kernels(units, progress=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--compile", action="store_true", help="only fill the kernel cache; needs no GPU")
+    parser.add_argument(
+        "--every-lane", action="store_true", help="kernels for racecheck: every lane says that it has read"
+    )
     parser.add_argument("--match", default="", help="only products whose name holds this")
     options = parser.parse_args()
     chosen = [case for case in cases() if options.match in str(case)]
-    compile_for(chosen)
-    normalised = [case for case in chosen if takes_normalised(case.config, case.problem)]
-    kernels = [kernel_for(case.config, case.problem, case.activation, True) for case in normalised]
-    compile_kernels([unit_for(kernel) for kernel in kernels], progress=False)
+    fill_cache(chosen, options.every_lane)
     if options.compile:
         print(f"{len(chosen)} products have their kernels in the cache")
         return
