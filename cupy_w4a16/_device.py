@@ -33,6 +33,17 @@ def check_current_device(current: int, arrays: Mapping[str, Any]) -> None:
             )
 
 
+def has_hopper() -> bool:
+    """Whether the current GPU, if there is one, runs the kernels."""
+    if not cupy.cuda.is_available():
+        return False
+    try:
+        check_hopper(current_device())
+    except UnsupportedDeviceError:
+        return False
+    return True
+
+
 def check_hopper(device: int) -> None:
     """UnsupportedDeviceError where GPU `device` cannot run sm_90a code; the driver is asked once per GPU."""
     if device in _hopper_devices:

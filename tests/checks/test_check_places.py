@@ -153,6 +153,17 @@ def test_gpu_that_is_not_hopper(gpu, device, capability):
         "NumPy arrays",
     )
     message_of(UnsupportedDeviceError, cupy_array)  # it is not remembered as good
+
+
+@pytest.mark.parametrize(
+    ("present", "device", "expected"),
+    [(True, ("NVIDIA H100", 9, 0), True), (True, ("NVIDIA B200", 10, 0), False), (False, (), False)],
+)
+def test_what_examples_run_on(gpu, monkeypatch, present, device, expected):
+    monkeypatch.setattr(_device.cupy.cuda, "is_available", lambda: present)
+    monkeypatch.setattr(_device, "_hopper_devices", set())
+    gpu.kinds[0] = device
+    assert _device.has_hopper() is expected
     assert check(numpy_array).xp is np
 
 

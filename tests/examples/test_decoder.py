@@ -168,11 +168,32 @@ def test_sizes_the_kernels_do_not_serve_are_refused(sizes: dict[str, int]) -> No
         Shape(**sizes)
 
 
+@pytest.mark.parametrize("name", ["vocabulary", "heads", "kv_heads", "mlp", "epsilon"])
+def test_size_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0: it must be above 0"):
+        Shape(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--head-size=48", "head_size is 48: a multiple of 32"),
+        ("--tokens=-1", "--tokens is -1: it must be 0"),
+    ],
+)
+def test_mistaken_sizes_end_the_command_with_a_sentence(
+    option: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main([option])
+    assert f"error: {message}" in capsys.readouterr().err
+
+
 def test_command_prints_as_many_tokens_as_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(cupy.cuda, "is_available", lambda: False)
-    main(["--hidden=128", "--mlp=128", "--blocks=1", "--vocabulary=64", "--tokens=5"])
+    main(["--hidden=128", "--mlp=128", "--blocks=1", "--vocabulary=3", "--tokens=5"])
     printed = capsys.readouterr().out
     assert printed.partition("->")[2].partition("\n")[0].count(",") == 4
     assert "numpy: " in printed
