@@ -51,10 +51,11 @@ class Linear(LinearValue):
     alpha : float
     activation : None, "gelu" (erf), "gelu_tanh", "silu" or "relu"
     dtype : dtype of results: that of `scales` (default), or float32
-    perm : integers (k,), 0 to k - 1 once each: packed row i is row `perm[i]` of w (act-order); kept as int32
-        `Linear(*weight, perm=perm)` takes what `from_gptq` gives. On the GPU a kernel copies `a[..., perm]`,
-        m x k x 2 bytes of CuPy's pool, on the current stream. In a graph capture, where memory may be
-        allocated in CuPy's default mode, the Linear keeps the copy, for the graph, as long as it lives.
+    perm : integers (k,), 0 to k - 1 once each; None: rows are packed in their own order
+        Packed row i is row `perm[i]` of w (act-order); kept as int32. `Linear(*weight, perm=perm)` takes what
+        `from_gptq` gives. On the GPU a kernel copies `a[..., perm]`, m x k x 2 bytes of CuPy's pool, on the
+        current stream. In a graph capture, where memory may be allocated in CuPy's default mode, the Linear
+        keeps the copy, for the graph, as long as it lives.
     pdl : bool, dependent launch as in `gemm`; None: yes, but for a `Linear` made during graph capture
         Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
         are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
@@ -67,7 +68,8 @@ class Linear(LinearValue):
     UnsupportedDeviceError
         The arrays are on a GPU that is not of the Hopper generation.
     W4A16Error
-        A CUDA graph is being captured, and dependent launch would have to wait for the weights.
+        A CUDA graph is being captured, and the weights would have to be waited for (`pdl=True`), or `perm`
+        to be looked at.
 
     Examples
     --------

@@ -13,12 +13,11 @@ from ..formats._nibbles import BITS, PER_WORD
 from ..formats._safetensors import Entry
 from .files import Settings
 
-METHODS = ("gptq", "awq", "compressed-tensors")
 _ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 
 
 class Scheme(NamedTuple):
-    """The method, one of `METHODS`, keywords of its reader, and who says so."""
+    """The method, as `quant_method` calls it, keywords of its reader, and who says so."""
 
     method: str
     options: dict[str, Any]
@@ -33,11 +32,11 @@ def scheme_from_settings(settings: Settings) -> Scheme:
     """The scheme that a checkpoint's settings name; ValueError where it is not served."""
     values, where = settings.values, str(settings.path)
     method = values.get("quant_method")
-    reading = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed_tensors}.get(str(method))
-    if reading is None:
-        raise ValueError(f"{where} has quant_method {method!r}: served are {', '.join(METHODS)}")
+    served = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed_tensors}
+    if not isinstance(method, str) or method not in served:
+        raise ValueError(f"{where} has quant_method {method!r}: served are {', '.join(served)}")
     try:
-        return Scheme(str(method), reading(values), settings.path.name)
+        return Scheme(method, served[method](values), settings.path.name)
     except ValueError as error:
         raise ValueError(f"{where}, quant_method {method!r}: {error}") from None
 
