@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import json
-import pickle
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import cupy
-import ml_dtypes
 import numpy as np
 import pytest
 from helpers.cases import compile_for
 from helpers.fake_ranks import on_ranks
 from helpers.parallel_ranks import check_ranks, shard_cases
+from helpers.whole_numbers import whole_numbers
 
-from cupy_w4a16 import Linear, W4A16Error, pack, quantize
-from cupy_w4a16.bench import BenchError
+from cupy_w4a16 import W4A16Error, quantize
 from cupy_w4a16.bench import parallel as bench
 from cupy_w4a16.bench.ranks import run_ranks
-from cupy_w4a16.parallel import (
-    ColumnParallel,
-    Communicator,
-    RowParallel,
-    column_shard,
-    connect,
-    map_rows,
-    ranks,
-    row_shard,
-)
-from cupy_w4a16.testing import make_problem
+from cupy_w4a16.parallel import ColumnParallel, Communicator, RowParallel, column_shard, ranks, row_shard
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PROGRAM = Path(__file__).parent / "helpers/parallel_ranks.py"
 LIMIT_S = 240.0  # for ranks on GPUs: many times what they take
 ALONE = Communicator(rank=0, size=1, device=None, backend=None)
-
-
-def whole_numbers(
-    n: int = 200, k: int = 640, group_size: int = 128, zeros: bool = False, **options: Any
-) -> tuple[Any, Linear]:
-    """Activations and a `Linear` whose float32 sums are exact in any order, and too large for float16."""
-    rng = np.random.default_rng(1)
-    rows = 1 if group_size == -1 else -(-k // group_size)
-    q = rng.integers(0, 16, (k, n), dtype=np.uint8)
-    scales = rng.choice([-1, 1, 2], (rows, n)).astype(np.float16)
-    zero = rng.integers(0, 17, (rows, n), dtype=np.uint8) if zeros else None
-    options = {"bias": rng.integers(-4, 5, n).astype(np.float16), **options}
-    a = rng.integers(-30, 31, (3, k)).astype(np.float16)
-    return a, Linear(pack(q), scales, zero, group_size, k=k, **options)
 
 
 # ------------------------------------------------------------------------------------ parts
@@ -263,250 +232,6 @@ def test_layers_show_their_rank() -> None:
     assert repr(RowParallel(whole, Silent())) == (  # type: ignore[arg-type]
         "RowParallel(rank 0 of 2, Linear(384 -> 200, group_size=128, bias, float32, numpy))"
     )
-
-
-# ------------------------------------------------------------------------------------ ranks
-
-
-@pytest.mark.parametrize(
-    ("message", "environment"),
-    [
-        ("rank is not given and RANK is not set: pass rank=, or start the ranks with a launcher", {}),
-        ("RANK is 'one'", {"RANK": "one", "WORLD_SIZE": "2"}),
-        ("WORLD_SIZE is not set", {"RANK": "0"}),
-        ("rank is 2: of 2 ranks", {"RANK": "2", "WORLD_SIZE": "2"}),
-    ],
-)
-def test_environment_that_names_no_rank(
-    message: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=message):
-        connect()
-
-
-def test_missing_nccl_is_named_before_a_gpu_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("cupy.cuda.nccl")
-    monkeypatch.setattr("cupy.cuda.nccl.available", False)
-    monkeypatch.setattr(ranks.cupy.cuda, "Device", None)
-    with pytest.raises(W4A16Error, match="several ranks need NCCL: pip install nvidia-nccl-cu12"):
-        connect(0, 2)
-
-
-class Distributed:
-    """Stands in for `cupyx.distributed`, without NCCL; `fault` is what connecting raises."""
-
-    def __init__(self, fault: Exception | None = None) -> None:
-        self.fault, self.asked, self.listening = fault, (), True
-
-    def init_process_group(self, size: int, rank: int) -> Any:
-        self.asked = size, rank
-        if self.fault:
-            raise self.fault
-        return self
-
-    def stop(self) -> None:
-        self.listening = False
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-    """A CUDA of four GPUs."""
-    cuda = mock.Mock()
-    cuda.runtime.getDeviceCount.return_value = 4
-    monkeypatch.setattr(ranks, "cupy", mock.Mock(cuda=cuda))
-    return cuda
-
-
-@pytest.mark.parametrize(
-    ("place", "environment", "rank", "device"),
-    [
-        ({}, {"RANK": "5", "WORLD_SIZE": "8"}, 5, 1),
-        ({}, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}, 5, 2),
-        ({"device": 3}, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}, 5, 3),
-        # Threads of one process share its environment.
-        ({"rank": 1, "size": 8}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, 1, 1),
-    ],
-)
-def test_each_rank_has_a_gpu(
-    place: dict[str, int],
-    environment: dict[str, str],
-    rank: int,
-    device: int,
-    driver: mock.Mock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    distributed = Distributed()
-    monkeypatch.setattr(ranks, "_distributed", lambda: distributed)
-    comm = connect(**place)
-    assert (comm.rank, comm.size, comm.device, comm.backend) == (rank, 8, device, distributed)
-    assert distributed.asked == (8, rank)
-    driver.Device.assert_called_once_with(device)
-    driver.Device.return_value.use.assert_called_once_with()
-    assert not distributed.listening  # else its process would keep this one from ending
-
-
-@pytest.mark.parametrize(
-    ("device", "error", "message"),
-    [
-        (4, ValueError, "device is 4: this machine's GPUs go from 0 to 3"),
-        (-1, ValueError, "device is -1"),
-        ("1", TypeError, "device is '1': it must be an integer"),
-    ],
-)
-def test_gpu_that_is_not_there(device: Any, error: Any, message: str, driver: mock.Mock) -> None:
-    with pytest.raises(error, match=message):
-        connect(0, 1, device)
-    driver.Device.assert_not_called()
-
-
-def test_rank_without_a_gpu_is_told_what_numpy_takes(driver: mock.Mock) -> None:
-    driver.runtime.CUDARuntimeError = ArithmeticError
-    driver.runtime.getDeviceCount.side_effect = ArithmeticError("no CUDA-capable device")
-    with pytest.raises(W4A16Error, match=r"rank 0 finds no GPU \(no CUDA-capable device\).*Communicator\("):
-        connect(0, 1)
-
-
-def test_failure_to_connect_says_why(driver: mock.Mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_distributed", lambda: Distributed(RuntimeError("TCPStore is not available")))
-    with pytest.raises(
-        W4A16Error, match=r"rank 1 of 2, on GPU 1, could not .*TCPStore is not available"
-    ) as found:
-        connect(1, 2)
-    assert found.value.__context__ is None  # it would keep CuPy's half-made backend, and its process, alive
-
-
-def test_nothing_is_not_sent() -> None:
-    assert Communicator(0, 2, None, backend=None).all_sum(np.empty((0, 8), np.float32)).shape == (0, 8)
-
-
-def test_started_ranks_know_their_place() -> None:
-    code = "import os; print(*(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')))"
-    assert run_ranks([sys.executable, "-c", code], 2, 30) == "0 2 0\n"
-
-
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
-        ("rank 1 of 2 ended with status 3(.|\n)*lost", "print('lost'); sys.exit(3)"),
-        ("out of time, with rank 0, 1 of 2 still running", "time.sleep(100)"),
-    ],
-)
-def test_no_rank_outlives_a_fault(message: str, code: str) -> None:
-    program = f"import os, sys, time\nif os.environ['RANK'] == '0': time.sleep(100)\n{code}"
-    started = time.monotonic()
-    with pytest.raises(BenchError, match=message):
-        run_ranks([sys.executable, "-c", program], 2, 2)
-    assert time.monotonic() - started < 50
-
-
-# ------------------------------------------------------------------------------------ the benchmark
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_block_on_ranks_is_the_block_of_one(size: int) -> None:
-    hidden, kv, inner = 768, 384, 1152
-    shapes = ((hidden, hidden + 2 * kv), (hidden, hidden), (hidden, 2 * inner), (inner, hidden))
-    problems = [make_problem(5, n, k, seed=i) for i, (k, n) in enumerate(shapes)]
-    whole = [Linear(*problem[1:]) for problem in problems]
-
-    def work(comm: Any) -> Any:
-        block = bench.Block(whole, comm, 128)
-        return block(problems[0].a, block.buffers(np, 5)).astype(np.float32)
-
-    (expected,) = on_ranks(1, work)
-    for c in on_ranks(size, work):
-        error = np.sqrt(np.mean((c - expected) ** 2) / np.mean(expected**2))
-        assert error <= bench.ERROR_EPS * np.finfo(np.float16).eps
-
-
-def test_row_survives_its_way_to_the_table() -> None:
-    measured = ((1, 180.0, None), (2, 100.0, 21.5))
-    rows = [bench.Row("H100", gpus, 16, us, us + 9, sums, 3e-4) for gpus, us, sums in measured]
-    printed = "NCCL version 2\n" + "\n".join(json.dumps(asdict(row)) for row in rows)
-    assert bench.parse_rows(printed) == rows
-    lines = [line.split() for line in bench.format_rows(rows).splitlines()]
-    assert lines[1] == ["1", "16", "180.0", "189.0", "1.00", "-", "3.0e-04"]
-    assert lines[2] == ["2", "16", "100.0", "109.0", "1.80", "21.5", "3.0e-04"]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--gpus", "0,2", "--gpus is '0,2'"),
-        ("--m", "one", "'one'"),
-        ("--group-size", "100", "--group-size: group_size is 100"),
-        ("--rounds", "0", "--rounds is 0: it must be above 0"),
-    ],
-)
-def test_mistaken_arguments_are_named_before_a_rank_starts(
-    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(bench, "run_ranks", mock.Mock(side_effect=AssertionError("a rank was started")))
-    assert bench.main([option, value]) == 2
-    assert message in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------ Dask
-
-
-@pytest.mark.parametrize("shape", [(7, 640), (2, 5, 640), (640,)])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_dask_blocks_are_the_whole(shape: tuple[int, ...], dtype: str) -> None:
-    da = pytest.importorskip("dask.array", reason="dask comes with the extra [test]")
-    _, linear = whole_numbers(dtype=dtype)
-    a = np.random.default_rng(2).integers(-30, 31, shape).astype(np.float16)
-    x = da.from_array(a, chunks=(*(3 for _ in shape[:-1]), 640))
-    mapped = map_rows(x, linear)
-    plain = x.map_blocks(linear, dtype=linear.dtype, chunks=(*x.chunks[:-1], (linear.out_features,)))
-    for c in (mapped, plain):
-        assert (c.shape, c.dtype) == ((*shape[:-1], 200), linear.dtype)
-        np.testing.assert_array_equal(c.compute(scheduler="threads"), linear(a))
-    assert mapped._meta.dtype == linear.dtype
-
-
-def test_dask_task_pickles() -> None:
-    da = pytest.importorskip("dask.array", reason="dask comes with the extra [test]")
-    cloudpickle = pytest.importorskip("cloudpickle")
-    a, linear = whole_numbers()
-    c = map_rows(da.from_array(a, chunks=(2, 640)), linear)
-    again = pickle.loads(cloudpickle.dumps(c))
-    np.testing.assert_array_equal(again.compute(scheduler="synchronous"), linear(a))
-
-
-def test_dask_does_not_hash_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    da = pytest.importorskip("dask.array", reason="dask comes with the extra [test]")
-    a, linear = whole_numbers()
-
-    def refuse(*_: Any) -> Any:
-        raise AssertionError("the weights were pickled")
-
-    monkeypatch.setattr(Linear, "__reduce__", refuse)
-    x = da.from_array(a, chunks=(2, 640))
-    first, second = map_rows(x, linear), map_rows(x, linear)
-    assert first.name != second.name
-    np.testing.assert_array_equal(first.compute(scheduler="synchronous"), linear(a))
-
-
-def test_dask_array_that_does_not_fit() -> None:
-    da = pytest.importorskip("dask.array", reason="dask comes with the extra [test]")
-    a, linear = whole_numbers()
-    with pytest.raises(TypeError, match=r"x is a numpy.ndarray: it must be a Dask array"):
-        map_rows(a, linear)
-    with pytest.raises(TypeError, match="linear is a builtin_function_or_method: pass a"):
-        map_rows(da.from_array(a), len)
-    with pytest.raises(ValueError, match="its last axis must be in_features, 640"):
-        map_rows(da.from_array(a[:, :512]), linear)
-    with pytest.raises(ValueError, match=r"x has 2 chunks along its last axis, k"):
-        map_rows(da.from_array(a, chunks=(3, 320)), linear)
 
 
 # ------------------------------------------------------------------------------------ on GPUs
