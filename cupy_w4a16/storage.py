@@ -102,7 +102,7 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
 
     Raises:
         TypeError: ``xp`` is no such module.
-        OSError: the file can't be read.
+        OSError: the file can't be read, or is a folder.
         ValueError: it is no safetensors file, truncated, not of this package, or of another packed layout; at
             a look-up: its arrays do not make a weight.
 
@@ -116,6 +116,8 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
         Linear(200 -> 64, group_size=128, float16, numpy)
     """
     check_library(xp)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"path is {os.fspath(path)!r}, a folder: load_checkpoint reads model folders")
     return Weights(path, xp)
 
 

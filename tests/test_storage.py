@@ -556,3 +556,8 @@ def test_gpu_weights_are_saved_and_loaded(path: Path) -> None:
         dequantize(*(weights["w"]._given()[key] for key in ("b_packed", "scales")), None, 32, k=K)
     )
     assert same(w, dequantize(*weight(), k=K))
+
+
+def test_a_folder_is_told_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="load_checkpoint reads model folders"):
+        load(tmp_path)
