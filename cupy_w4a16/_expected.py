@@ -48,9 +48,13 @@ class Expected:
             unit, smallest = unit_and_smallest(a.dtype)
             worst = unit * size_sum + smallest / 2 * a_sum
             typical = (2.0**-20 * math.sqrt(k) + 2.0**-24 * k) * (xp.abs(accum) + size_rms)
-            if weight.zeros is not None and weight.zeros.dtype not in INTEGER_DTYPES:
+            self.float_zeros = weight.zeros is not None and weight.zeros.dtype not in INTEGER_DTYPES
+            if self.float_zeros:
                 worst = 5 * worst
                 typical += 4 * unit * math.sqrt(max(1, group / 16) / 3) * size_rms + 2 * smallest * a_sum
+                no_zeros = (*parts[:2], weight.zeros * 0, weight.group_size, weight.k, columns)
+                without = exact_weights(xp, *no_zeros, compute=np.float64)
+                size_sum = xp.abs(x) @ (xp.abs(without) + xp.abs(w - without))
             worst += 2.0**-22 * (k + 16) * size_sum
 
             before = alpha * accum + shift

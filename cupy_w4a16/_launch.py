@@ -6,6 +6,7 @@
 
 A `Launch` is never written after it is made, so threads may share it, and nothing in it depends on more than
 its plan, addresses and stream: one found again by these is right, whatever became of the memory meanwhile.
+The plan's normalised scales, of which no key speaks, it keeps alive.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ assert ctypes.sizeof(Params) % _driver.TENSOR_MAP_ALIGNMENT == 0
 class Launch(partial[int]):
     """A prepared launch: calling it returns the driver's status. `Launch(int)` does nothing, status 0."""
 
-    kernel: LoadedKernel  # kept alive
+    kernel: LoadedKernel  # kept alive, and so are
+    normalised: Normalised | None
 
 
 class Plan:
@@ -189,7 +191,7 @@ class Plan:
         block.parameters[0] = start
         config_at, parameters_at = ctypes.byref(block, _CONFIG), ctypes.byref(block, _PARAMETERS)
         launch = Launch(self._launch, config_at, self._function, parameters_at, None)
-        launch.kernel = self.kernel
+        launch.kernel, launch.normalised = self.kernel, self._normalised
         return launch
 
 

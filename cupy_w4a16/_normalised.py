@@ -41,6 +41,11 @@ def takes_normalised(config: GemmConfig, problem: GemmProblem) -> bool:
     return symmetric_half and config.family == "wgmma" and config.scale_on == "weights"
 
 
+def alpha_fits(alpha: float) -> bool:
+    """Whether alpha times a column's power of two, 2^-8 to 2^19, is as exact in float32 as alpha is."""
+    return alpha == 0 or 2.0**-100 < abs(alpha) < 2.0**100
+
+
 def normalised(scales: Any) -> Normalised | None:
     """Float16 `scales` (num_groups, n) of symmetric weights, NumPy's or CuPy's; None where some don't fit.
 
@@ -50,6 +55,8 @@ def normalised(scales: Any) -> Normalised | None:
     >>> (scaled * by.astype(np.float32) * np.float32([2**-22, 2**-18])).tolist()
     [[0.5, 0.5], [0.25, 1.0]]
     """
+    if not scales.size:
+        return None
     if isinstance(scales, np.ndarray):
         return _on_host(scales)
     rows, n = scales.shape

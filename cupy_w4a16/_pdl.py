@@ -1,8 +1,8 @@
 """Dependent launch: which calls get it, and how weights that are read early are known to be complete.
 
 A kernel so launched may start while the one before it in the stream is still finishing. It reads weights
-(codes, scales, zeros) at once; before `a`, and before it writes `out`, it waits until all earlier work in the
-stream is complete and visible. That wait covers any kind of earlier work, so results are the same bits.
+(codes, scales, zeros, bias) at once; before `a`, and before it writes `out`, it waits until all earlier work
+in the stream is complete and visible. That covers any kind of earlier work, so results are the same bits.
 """
 
 from __future__ import annotations

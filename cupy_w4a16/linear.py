@@ -12,14 +12,15 @@ from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
-from ._config import GemmConfig, GemmProblem
+from ._config import GemmConfig
 from ._config_table import check_config
+from ._dtypes import FLOAT16
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
 from ._linear_value import LinearValue
 from ._load import is_capturing
-from ._normalised import Normalised, normalised, takes_normalised
+from ._normalised import Normalised, alpha_fits, normalised, takes_normalised
 from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
 
@@ -36,7 +37,10 @@ class Linear(LinearValue):
 
     The weight is checked once, here. A call checks `a` and `out` alone, and one whose shapes and addresses
     have been seen before is a look-up and a launch. A `Linear` never changes, threads and streams may share
-    it, and it pickles as its arrays and options. It keeps the arrays it is given, without a copy.
+    it, and it pickles as its arrays and options. It keeps the arrays it is given, and on the GPU, beside
+    float16 scales of symmetric weights, a private copy for a shorter dequantisation (2 bytes a scale, 2 a
+    column; the results' bits are the same). So don't write to them: make a new one. Keep it as long as its
+    launches are in flight and graphs that captured them are replayed.
 
     Parameters
     ----------
@@ -58,8 +62,7 @@ class Linear(LinearValue):
         keeps the copy, for the graph, as long as it lives.
     pdl : bool, dependent launch as in `gemm`; None: yes, but for a `Linear` made during graph capture
         Making, moving or unpickling such a `Linear` waits once for the current stream, so that its weights
-        are complete. Don't write to them afterwards without waiting for that too. `CUPY_W4A16_PDL=0`, read
-        then, switches it off.
+        are complete. `CUPY_W4A16_PDL=0`, read then, switches it off.
 
     Raises
     ------
@@ -123,7 +126,7 @@ class Linear(LinearValue):
         self._direct = perm is None and not on_host
         self._captured: list[Any] = []
         self._ordered = None if perm is None else self._again(perm=None)
-        self._normalised: tuple[Normalised | None] | None = None
+        self._normalised = self._private_copy(weight.zeros, checked.alpha) if self._direct else None
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
         if self._pdl:
             complete_weights()
@@ -204,18 +207,15 @@ class Linear(LinearValue):
             if not arguments.a_in_place:
                 return None
             config = config or config_for(arguments.problem, device)
-            scales_for = self._normalised_for(config, arguments.problem)
-            plan = Plan(arguments, config, device, self._pdl, scales_for)
+            private = self._normalised if takes_normalised(config, arguments.problem) else None
+            plan = Plan(arguments, config, device, self._pdl, private)
             self._plans.put(key, plan)
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
 
-    def _normalised_for(self, config: GemmConfig, problem: GemmProblem) -> Normalised | None:
-        """Scales for the shorter dequantisation, made at the first call that can use them."""
-        if not takes_normalised(config, problem):
-            return None
-        if self._normalised is None and not is_capturing():  # making them waits
-            self._normalised = (normalised(self.scales),)
-        return self._normalised[0] if self._normalised else None
+    def _private_copy(self, zeros: Any, alpha: float) -> Normalised | None:
+        """Scales for the shorter dequantisation; None where there is none, or nothing can be waited for."""
+        fits = self.scales.dtype == FLOAT16 and zeros is None and alpha_fits(alpha)
+        return normalised(self.scales) if fits and not is_capturing() else None
 
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """A call that is not a usual one: NumPy or foreign arrays, an `a` that must be copied, or wrong."""

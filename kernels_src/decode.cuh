@@ -4,7 +4,7 @@
 //   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
 //   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
 //   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
-//   scales      one load a lane for all groups of a block: lane 4 g + c brings group c's, and shows it to its neighbours
+//   scales      a lane loads those of one group of a block, lane 4 g + c of group c % groups, and shows its neighbours
 //   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale. With float zeros on q,
 //               and the zero times the sum of the activations is taken away (by one more mma.sync, with ones)
 //   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time

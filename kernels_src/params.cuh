@@ -31,7 +31,7 @@ struct alignas(64) Params {
   const void* scales;       // (num_groups, n)
   const void* zeros;        // (num_groups, n)
   const void* bias;         // (n) or null
-  const uint32_t* normalised_by;  // (n) bfloat16, in pairs: powers of two to multiply sums by; or null
+  const uint32_t* normalised_by;  // (n) bfloat16, in whole pairs: powers of two for sums; or null
   void* out;                      // (m, n)
   int64_t a_row_bytes;
   int64_t b_row_bytes;    // from one row of blocks to the next

@@ -153,14 +153,30 @@ def test_gemm_reads_natural_scales(driver: FakeDriver) -> None:
     assert read(driver) == (SCALES, SCALES, None)
 
 
-def test_capture_makes_no_copy_and_uses_one_that_is_there(driver: FakeDriver) -> None:
-    fresh, warm = layer(), layer()
-    call(warm, m=300)
+def test_a_linear_made_in_a_capture_has_no_copy(driver: FakeDriver) -> None:
+    before = layer()
     Stream.capturing = True
-    call(fresh)
+    call(layer())
     assert read(driver) == (SCALES, SCALES, None)
-    call(warm)
+    call(before)  # one made before needs no call to be warm
     assert read(driver) == (OTHER_SCALES, OTHER_SCALES, BY)
+
+
+@pytest.mark.parametrize("alpha", [3.4e38, 1.2e-38, 2.0**-100])
+def test_alpha_that_a_power_of_two_would_harm_keeps_natural_scales(driver: FakeDriver, alpha: float) -> None:
+    call(layer(alpha=alpha))
+    assert read(driver) == (SCALES, SCALES, None)
+
+
+def test_launches_keep_the_copy_alive(driver: FakeDriver) -> None:
+    this = layer()
+    call(this)
+    (launch,) = this._launches.values()
+    assert launch.normalised is this._normalised is not None
+
+
+def test_no_scales_have_no_copy() -> None:
+    assert normalised(np.empty((4, 0), np.float16)) is None
 
 
 # --- on a GPU ---
@@ -211,7 +227,7 @@ def test_linear_gives_the_bits_of_gemm(case: Case) -> None:
     a, b_packed, scales, zeros, bias = (None if x is None else cupy.asarray(x) for x in arguments)
     options = {"bias": bias, "dtype": case.out_dtype, **case.options}
     this = Linear(b_packed, scales, zeros, case.group_size, k=case.k, **options)
-    assert this._normalised_for(case.config, case.problem) is not None
+    assert this._normalised is not None
     of_linear, of_gemm = (cupy.asarray(poisoned(case)) for _ in range(2))
     this(a, of_linear, case.config)
     gemm(a, b_packed, scales, zeros, case.group_size, out=of_gemm, config=case.config, **options)

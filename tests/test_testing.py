@@ -12,7 +12,7 @@ import pytest
 
 from cupy_w4a16 import testing
 from cupy_w4a16._activations import ACTIVATIONS
-from cupy_w4a16._pack import unpack
+from cupy_w4a16._pack import pack, unpack
 from cupy_w4a16._quantize import dequantize
 from cupy_w4a16._reference import gemm_numpy
 from cupy_w4a16.testing import Problem, assert_gemm_close, make_problem
@@ -277,3 +277,31 @@ def test_cupy_problems_and_checks_are_those_of_numpy(dtype: str, zeros: str | No
     c[64:128, 128:192] = c[64:128, 64:128]
     with pytest.raises(AssertionError):
         assert_gemm_close(c, *on_gpu)
+
+
+def test_parts_of_float_zeros_that_cancel_may_be_summed_apart() -> None:
+    # Every code is its column's zero: w is 0, and float32 sums of q a and zero a differ by their roundings.
+    k = 4096
+    a = np.random.default_rng(0).standard_normal((3, k)).astype(np.float16)
+    weight = (
+        pack(np.full((k, 64), 7, np.uint8)),
+        np.ones((32, 64), np.float16),
+        np.full((32, 64), 7, np.float32),
+    )
+    wide = a.astype(np.float32)
+    apart = (wide @ np.full((k, 64), 7, np.float32)) - 7 * wide.sum(axis=1, dtype=np.float32)[:, None]
+    assert apart.any()
+    assert_gemm_close(apart, a, *weight)
+    with pytest.raises(AssertionError):
+        assert_gemm_close(apart + 1, a, *weight)
+
+
+def test_infinity_with_float_zeros_may_become_nan() -> None:
+    a, *weight = make_problem(1, 64, 128, zeros="float")
+    a[0, 0] = np.inf
+    expected = (a.astype(np.float64) @ dequantize(*weight).astype(np.float64)).astype(np.float16)
+    nan = np.full_like(expected, np.nan)
+    assert_gemm_close(np.where(np.isinf(expected), nan, expected), a, *weight)
+    a[0, 0] = 1
+    with pytest.raises(AssertionError):
+        assert_gemm_close(nan, a, *weight)
