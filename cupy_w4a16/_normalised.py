@@ -37,8 +37,12 @@ class Normalised(NamedTuple):
 
 def takes_normalised(config: GemmConfig, problem: GemmProblem) -> bool:
     """Whether a kernel for normalised scales exists: the wgmma family's, with float16 scales on weights."""
-    symmetric_half = problem.dtype == "float16" and problem.zeros is None
-    return symmetric_half and config.family == "wgmma" and config.scale_on == "weights"
+    return is_symmetric_half(problem) and config.family == "wgmma" and config.scale_on == "weights"
+
+
+def is_symmetric_half(problem: GemmProblem) -> bool:
+    """Whether the problem's weights are of the kind whose scales can be normalised."""
+    return problem.dtype == "float16" and problem.zeros is None
 
 
 def alpha_fits(alpha: float) -> bool:

@@ -12,15 +12,14 @@ from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
-from ._config import GemmConfig
+from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
-from ._dtypes import FLOAT16
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
 from ._linear_value import LinearValue
 from ._load import is_capturing
-from ._normalised import Normalised, alpha_fits, normalised, takes_normalised
+from ._normalised import Normalised, alpha_fits, is_symmetric_half, normalised, takes_normalised
 from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
 
@@ -126,7 +125,7 @@ class Linear(LinearValue):
         self._direct = perm is None and not on_host
         self._captured: list[Any] = []
         self._ordered = None if perm is None else self._again(perm=None)
-        self._normalised = self._private_copy(weight.zeros, checked.alpha) if self._direct else None
+        self._normalised = self._private_copy(checked.problem, checked.alpha) if self._direct else None
         self._plans, self._launches = Bounded(_MAX_PLANS), Bounded(_MAX_LAUNCHES)
         if self._pdl:
             complete_weights()
@@ -212,9 +211,9 @@ class Linear(LinearValue):
             self._plans.put(key, plan)
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
 
-    def _private_copy(self, zeros: Any, alpha: float) -> Normalised | None:
+    def _private_copy(self, problem: GemmProblem, alpha: float) -> Normalised | None:
         """Scales for the shorter dequantisation; None where there is none, or nothing can be waited for."""
-        fits = self.scales.dtype == FLOAT16 and zeros is None and alpha_fits(alpha)
+        fits = is_symmetric_half(problem) and alpha_fits(alpha)
         return normalised(self.scales) if fits and not is_capturing() else None
 
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
