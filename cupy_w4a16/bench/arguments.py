@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ def add_bench(commands: Any) -> None:
     what = bench.add_argument_group("what is timed")
     what.add_argument(
         "--config", nargs="+", default=(), metavar="NAME",
-        help="these configs through gemm, by name or by fields such as tile_n=256,tile_m=64 (default: the "
+        help="these configs, by name or by fields such as tile_n=256,tile_m=64 (default: the "
         "one that choose_config picks)",
     )  # fmt: skip
     what.add_argument(
@@ -51,7 +52,11 @@ def add_bench(commands: Any) -> None:
         "(default: cublas, and humming where it is installed)",
     )  # fmt: skip
     how = bench.add_argument_group("how")
-    how.add_argument("--burst", action="store_true", help="bursts of 0.1 s a kernel: at the power cap")
+    state = how.add_mutually_exclusive_group()
+    state.add_argument(
+        "--burst", action="store_true", help="bursts of 0.1 s a kernel, no rests: at the power cap"
+    )
+    _add_rest(state)
     _add_plan(how)
     output = bench.add_argument_group("output")
     output.add_argument("--csv", metavar="FILE", help="write a row a line, as they are measured")
@@ -87,11 +92,12 @@ def add_tune(commands: Any) -> None:
     tune = commands.add_parser(
         "tune",
         help="find the fastest kernel for your shapes and keep it",
-        description="Time the valid configs for your shapes on this GPU and keep the fastest of each in a "
-        "file beside the compiled kernels; from then on gemm uses them. A number of tokens that was not "
-        "tuned uses the next larger one, up to twice its size.",
+        description="Time Linear with the valid configs for your shapes on this GPU and keep the fastest of "
+        "each in a file beside the compiled kernels; from then on Linear and gemm use them. A number of "
+        "tokens that was not tuned uses the next larger one, up to twice its size.",
     )
     _add_problem(tune, shapes=None, tokens="1,2,4,...,8192")
+    _add_rest(tune)
     _add_plan(tune)
     tune.set_defaults(run=_run("tune"))
 
@@ -116,6 +122,14 @@ def _add_problem(parser: Any, shapes: str | None, tokens: str) -> None:
     )
 
 
+def _add_rest(group: Any) -> None:
+    group.add_argument(
+        "--rest", type=float, default=3.0, metavar="X",
+        help="rest before each graph, as a multiple of its time (default: %(default)s: a cool GPU at its "
+        "full clock; 0: back to back, so that large products compare how much power kernels draw)",
+    )  # fmt: skip
+
+
 def _add_plan(group: Any) -> None:
     group.add_argument(
         "--rounds", type=int, default=7, metavar="R", help="medians of R (default: %(default)s)"
@@ -135,6 +149,10 @@ def problems_of(chosen: argparse.Namespace) -> list[GemmProblem]:
     tokens = parse_tokens(chosen.m) if chosen.m else TOKENS
     group_size = group_size_of(chosen)
     check_positive(chosen, "rounds", "work_ms")
+    if not 0 <= chosen.rest < math.inf:
+        raise BenchError(
+            f"--rest is {chosen.rest}: rests are a multiple, 0 or more, of a graph's time; 3 keeps it cool"
+        )
     zeros = {"none": None, "integer": "uint8", "float": chosen.dtype}[chosen.zeros]
     return [
         GemmProblem(m, n, k, group_size, chosen.dtype, zeros, chosen.dtype) for n, k in shapes for m in tokens

@@ -45,7 +45,8 @@ def run_bench(chosen: argparse.Namespace) -> int:
 
         require_matplotlib()
     machine.require_gpu("bench")
-    _print_facts(machine.facts())
+    others = chosen.host or chosen.chain or chosen.quantize  # not of one state
+    _print_facts(machine.facts() | ({} if others else {"state": _plan(chosen).state}))
     if chosen.host:
         return _run_host(chosen, problems)
     if chosen.chain:
@@ -63,7 +64,8 @@ def run_tune(chosen: argparse.Namespace) -> int:
     machine.require_gpu("tune")
     from .tune import tune
 
-    _print_facts(machine.facts())
+    plan = _plan(chosen)
+    _print_facts(machine.facts() | {"state": plan.state})
     print(f"{'N':>7}{'K':>7}{'M':>6}{'µs':>10}{'before':>10}{'gain':>7}  kernel")
 
     def show(winner: Any, before: Any) -> None:
@@ -74,7 +76,7 @@ def run_tune(chosen: argparse.Namespace) -> int:
             flush=True,
         )
 
-    print(f"stored in {tune(problems, _plan(chosen), show)}")
+    print(f"stored in {tune(problems, plan, show)}")
     return 0
 
 
@@ -113,28 +115,21 @@ def _run_table(
 def _variants(
     chosen: argparse.Namespace, problems: Sequence[GemmProblem], configs: Sequence[GemmConfig]
 ) -> Any:
-    from . import variants
-    from .tune import compile_configs, compiled_configs
+    from .tune import compiled
+    from .variants import WAYS, known_configs
 
-    if chosen.all_configs:
-        found = compiled_configs(problems)
-        return lambda problem: found[problem]
-    if configs:
-        broken = compile_configs((config, problems[0]) for config in configs)
-        return lambda problem: [
-            config for config in configs if config not in broken and invalid_reason(config, problem) is None
-        ]
-    through = chosen.through or ["linear"]
-    made = {
-        "linear": lambda: variants.linear_variant(),
-        "linear-pdl": lambda: variants.linear_variant(name="linear-pdl", pdl=True),
-        "gemm": lambda: variants.gemm_variant(),
-        "gemm-pdl": lambda: variants.gemm_variant(name="gemm-pdl", pdl=True),
+    def configs_for(problem: GemmProblem) -> Sequence[GemmConfig | None]:
+        if chosen.all_configs:
+            return known_configs(problem)
+        if not configs:
+            return [None]  # what a call gets
+        return [config for config in configs if invalid_reason(config, problem) is None]
+
+    ways = [WAYS[name] for name in chosen.through or ["linear"]]
+    wanted = {
+        problem: [way(config) for config in configs_for(problem) for way in ways] for problem in problems
     }
-    compile_configs(
-        (variants.present_config(problem), problem) for problem in problems
-    )  # all at once, not at first use
-    return [made[name]() for name in through]
+    return compiled(wanted).__getitem__
 
 
 def _forced_configs(chosen: argparse.Namespace, problems: Sequence[GemmProblem]) -> list[GemmConfig]:
@@ -215,7 +210,9 @@ def _plan(chosen: argparse.Namespace) -> Any:
     from .sweep import Plan
 
     burst = getattr(chosen, "burst", False)  # `tune` has none
-    return Plan(rounds=chosen.rounds, work_us=1e3 * chosen.work_ms, burst=burst, seed=chosen.seed)
+    return Plan(
+        rounds=chosen.rounds, work_us=1e3 * chosen.work_ms, rest=chosen.rest, burst=burst, seed=chosen.seed
+    )
 
 
 def _print_facts(facts: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's own kernels (kernels.cu): random fills, plain weights, comparison, and the cold read."""
+"""The benchmark's own kernels (kernels.cu): random fills, plain weights, comparison, cold read, rest."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ def worst_tile_error(c: Any, expected: Any) -> float:
     function(grid, (THREADS,), (c, expected, np.int32(m), np.int32(n), result))
     error, size = result.get().view(np.float32).tolist()
     return float(np.sqrt(error / size)) if size else float(np.sqrt(error))
+
+
+def rest(ms: float) -> None:
+    """Let the current stream wait on the GPU, while the host goes on to queue what follows."""
+    _function("bench_rest", _device())((1,), (1,), (np.uint64(round(1e6 * ms)),))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Floor:
         return max(self.read_us, 2.0 * m * n * k / (self.tflops * 1e6))
 
 
-def read_us(weights: Weights, stream: Any, seed: int = 0) -> float:
+def read_us(weights: Weights, stream: Any, seed: int = 0, rest: float = 0.0) -> float:
     """Time to read a weight set, launch included: the fastest of `device.READERS`, in the same rotation."""
     problem = weights.problem
     sink = cupy.empty(1, np.uint32)
@@ -42,7 +42,7 @@ def read_us(weights: Weights, stream: Any, seed: int = 0) -> float:
         with stream:
             calls[0]()
         replays.append(timing.capture(calls, count, stream))
-    return min(found.us for found in timing.interleaved(replays, READ_ROUNDS, stream, seed))
+    return min(found.us for found in timing.interleaved(replays, READ_ROUNDS, stream, seed, rest))
 
 
 def _read(reader: device.Reader, first: Any, second: Any, sink: Any) -> timing.Call:

@@ -1,5 +1,5 @@
-// What the benchmark needs on the GPU beside the products it times: random numbers, plain weights, a comparison, and a
-// kernel that does nothing but read. Written here rather than as CuPy expressions, which compile a kernel each.
+// What the benchmark needs on the GPU beside the products it times: random numbers, plain weights, a comparison, a
+// kernel that does nothing but read, and one that does nothing at all. Written here rather than as CuPy expressions, which compile a kernel each.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -146,6 +146,12 @@ __device__ void read_cold(const uint4* first, Index first_count, const uint4* se
   if (seen == 0x5EED5EED) *sink = seen;
 }
 
+__device__ unsigned long long now_ns() {
+  unsigned long long ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  return ns;
+}
+
 }  // namespace bench
 
 using bench::Index;
@@ -154,6 +160,12 @@ using bench::Word;
 extern "C" __global__ void bench_fill_words(Word* out, Index count, unsigned long long seed, Word mask) {
   for (Index i = bench::thread_index(); i < count; i += bench::thread_count())
     out[i] = Word(bench::random_bits(seed, i)) & mask;
+}
+
+// One thread, asleep but for a look at the clock now and then, so that the GPU draws little power.
+extern "C" __global__ void bench_rest(unsigned long long ns) {
+  unsigned long long start = bench::now_ns();
+  while (bench::now_ns() - start < ns) __nanosleep(10000);
 }
 
 #define BENCH_KERNELS_OF(name, T)                                                                           \

@@ -115,7 +115,7 @@ def header() -> str:
 
 def format_row(row: Row) -> str:
     """One aligned line; what failed says why instead."""
-    what = row.name if row.name == row.config.name else f"{row.name}: {row.config.name}"
+    what = f"{row.name}: {row.config.name}"
     if row.fault:
         return f"{row.problem.m:>6}  {what} {row.fault}"
     return "".join(column.cell(row).rjust(column.width) for column in COLUMNS) + f"  {what}"

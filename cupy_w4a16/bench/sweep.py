@@ -12,7 +12,7 @@ from typing import Any
 import cupy
 
 from .. import _dtypes
-from .._config import GemmConfig, GemmProblem
+from .._config import GemmProblem
 from .._errors import CompileError, W4A16Error
 from . import BenchError, HangError, device, machine, timing
 from .cublas import Blas
@@ -20,7 +20,7 @@ from .floor import Floor, read_us
 from .report import Row, title
 from .shapes import calls_for, estimated_us
 from .timing import Replay, Timing
-from .variants import Point, Variant, cublas_variant, gemm_variant, present_config
+from .variants import Point, Variant, cublas_variant
 from .weights import Weights
 
 CALIBRATION = GemmProblem(8192, 8192, 8192)  # where cuBLAS comes near its best rate
@@ -37,15 +37,26 @@ class Plan:
     """How thoroughly to measure.
 
     `rounds` replays of `work_us` of work each count. More than `first_look` variants at one point (None:
-    never) go through a short round first, and the `FINALISTS` best of them through the long one. `burst`
-    times bursts of 0.1 s instead.
+    never) go through a short round first, and the `FINALISTS` best of them through the long one. Before each
+    replay the GPU rests, `rest` times as long as it takes: back to back, large products reach the power
+    limit, and the clock falls. `burst` times bursts of 0.1 s without rests instead.
     """
 
     rounds: int = 7
     work_us: float = 5000.0
     first_look: int | None = 12
+    rest: float = 3.0
     burst: bool = False
     seed: int = 0
+
+    @property
+    def state(self) -> str:
+        """What such times are of, in words."""
+        if self.burst:
+            return f"a hot GPU: bursts of {timing.BURST_MS / 1e3:g} s, no rests"
+        if self.rest:
+            return f"a cool GPU: a rest of {self.rest:g} x its time before each graph"
+        return "a hot GPU: graphs back to back, no rests"
 
 
 @dataclass
@@ -61,7 +72,7 @@ class Progress:
         self.on_row(row)
 
 
-Variants = Sequence[Variant | GemmConfig] | Callable[[GemmProblem], Sequence[Variant | GemmConfig]]
+Variants = Sequence[Variant] | Callable[[GemmProblem], Sequence[Variant]]
 
 
 def sweep(
@@ -77,7 +88,7 @@ def sweep(
     Parameters
     ----------
     points : problems; neighbours that differ in `m` only share their weights
-    variants : what to time: `Variant`, or `GemmConfig` for `gemm(config=)`; or a function of the problem
+    variants : what to time; or a function of the problem
     peers : what to compare with, interleaved; None means cuBLAS. Their times are columns, not rows.
     plan : how thoroughly
     on_row : called with each row as soon as it is known
@@ -110,12 +121,11 @@ def _sweep_shape(
     progress: Progress,
 ) -> None:
     weights = Weights(replace(problems[0], m=max(problem.m for problem in problems)), seed=plan.seed)
-    read = read_us(weights, stream, plan.seed)
+    read = read_us(weights, stream, plan.seed, plan.rest)
     for problem in problems:
         out = cupy.empty((problem.m, problem.n), _dtypes.dtype_of(problem.out_dtype, _dtypes.OUT_DTYPES))
         point = Point(problem, weights, weights.a[: problem.m], out, stream, blas)
-        chosen = variants(problem) if callable(variants) else variants
-        ours = [gemm_variant(v) if isinstance(v, GemmConfig) else v for v in chosen]
+        ours = list(variants(problem) if callable(variants) else variants)
         measured, faults = _measure(point, ours, peers, plan)
         theirs = {peer.name: measured[peer].us for peer in peers if peer in measured}
         flops = 2e-6 * problem.m * problem.n * problem.k
@@ -129,7 +139,7 @@ def _sweep_shape(
         if plan.first_look is not None and len(ours) > plan.first_look:
             ours.sort(key=lambda variant: measured[variant].us if variant in measured else math.inf)
         for variant in ours:
-            config = variant.config or present_config(problem)
+            config = variant.config_for(problem)
             if variant in measured:
                 row = Row.measured(
                     problem, variant.name, config, measured[variant], floor, theirs, weights.sets[0].nbytes
@@ -175,9 +185,14 @@ def _timed(point: Point, prepared: dict[Variant, Sequence[timing.Call]], plan: P
     problem, sets = point.problem, len(point.weights.sets)
     count = calls_for(estimated_us(problem.m, problem.n, problem.k), sets, plan.work_us)
     replays: list[Replay] = [timing.capture(calls, count, point.stream) for calls in prepared.values()]
-    measure = timing.bursts if plan.burst else timing.interleaved
     seed = hash((plan.seed, problem.m, problem.n, problem.k))
-    return dict(zip(prepared, measure(replays, plan.rounds, point.stream, seed), strict=True))
+    return dict(zip(prepared, _times(replays, plan, point.stream, seed), strict=True))
+
+
+def _times(replays: Sequence[Replay], plan: Plan, stream: Any, seed: int) -> list[Timing]:
+    if plan.burst:
+        return timing.bursts(replays, plan.rounds, stream, seed)
+    return timing.interleaved(replays, plan.rounds, stream, seed, plan.rest)
 
 
 def _checked(point: Point, variant: Variant) -> tuple[Sequence[timing.Call], str]:
@@ -185,13 +200,14 @@ def _checked(point: Point, variant: Variant) -> tuple[Sequence[timing.Call], str
 
     The first set's result is compared; `out` is full of NaN before, so that what is not written is seen.
     """
+    at = f"{variant.title} at M={point.problem.m}, {title(point.problem)}"
     try:
         calls = variant.prepare(point)
         for call in calls[1:]:
             call()  # what is made at a first call, for any set, is made now
         point.out.data.memset_async(0xFF, point.out.nbytes, point.stream)  # all bits set: a NaN in each dtype
         calls[0]()
-        timing.wait(point.stream, f"{variant.name} at M={point.problem.m}, {title(point.problem)},")
+        timing.wait(point.stream, f"{at},")
     except HangError:
         raise
     except CompileError as error:
@@ -200,7 +216,6 @@ def _checked(point: Point, variant: Variant) -> tuple[Sequence[timing.Call], str
         return (), f"refused: {error}"
     except Exception as error:
         if not variant.is_peer:  # such as a CUDA error, after which nothing runs any more: say what did it
-            at = f"{variant.name} at M={point.problem.m}, {title(point.problem)}"
             raise BenchError(f"{at} failed: {type(error).__name__}: {error}") from error
         return (), f"failed: {type(error).__name__}: {error}"
     error_found = device.worst_tile_error(point.out, point.weights.expected(point.problem.m))
@@ -224,13 +239,13 @@ def error_limit(problem: GemmProblem) -> float:
 
 
 def _calibrate(blas: Blas, stream: Any, plan: Plan) -> float:
-    """TFLOPS of cuBLAS in a large product, from cold: so that floors hold from the first line on."""
+    """TFLOPS of cuBLAS in a large product, timed as the points are: floors hold from the first line on."""
     weights = Weights(CALIBRATION, expect=False, seed=plan.seed)
     out = cupy.empty((CALIBRATION.m, CALIBRATION.n), weights.a.dtype)
     point = Point(CALIBRATION, weights, weights.a, out, stream, blas)
     calls = cublas_variant().prepare(point)
     calls[0]()
-    found = timing.interleaved([timing.capture(calls, len(calls), stream)], plan.rounds, stream, plan.seed)[0]
+    found = _times([timing.capture(calls, len(calls), stream)], plan, stream, plan.seed)[0]
     return 2e-6 * CALIBRATION.m * CALIBRATION.n * CALIBRATION.k / found.low_us
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import statistics
 import time
@@ -12,19 +13,24 @@ from typing import Any
 
 import cupy
 
-from . import HangError, machine
+from . import HangError, device, machine
 
 Call = Callable[[], Any]
 
 BURST_MS = 100.0  # long enough for the power cap to act
 BURST_SKIPPED = 0.3  # of a burst, while clocks settle
 HANG_S = 30.0  # many times what anything here takes
+LONGEST_REST_MS = 1000.0  # cools any GPU, and is no hang
 
 
 def wait(stream: Any, what: str) -> None:
     """Until the stream has done everything; `HangError` naming `what` where that takes `HANG_S`."""
     event = cupy.cuda.Event(disable_timing=True)
     event.record(stream)
+    _await(event, what)
+
+
+def _await(event: Any, what: str) -> None:
     started = time.monotonic()
     while not event.done:
         if time.monotonic() - started > HANG_S:
@@ -79,30 +85,71 @@ def capture(calls: Sequence[Call], count: int, stream: Any) -> Replay:
         return Replay(stream.end_capture(), count)
 
 
-def interleaved(replays: Sequence[Replay], rounds: int, stream: Any, seed: int) -> list[Timing]:
+@dataclass(frozen=True)
+class Queued:
+    """A replay that the stream was given: its place among the replays, and the events around it."""
+
+    index: int
+    start: Any
+    end: Any
+
+    @property
+    def ms(self) -> float:
+        return float(cupy.cuda.get_elapsed_time(self.start, self.end))
+
+
+def interleaved(
+    replays: Sequence[Replay], rounds: int, stream: Any, seed: int, rest: float = 0.0
+) -> list[Timing]:
     """Each replay once a round, in random order; a first round warms up and is not counted.
 
-    All rounds are queued at once, so that the GPU goes from one to the next without waiting for the host.
+    Before each counted replay the GPU rests, `rest` times as long as the replay took in the first round.
+    These rounds are queued at once, so that nothing of the host comes between.
     """
     order = random.Random(seed)
-    events: list[list[tuple[Any, Any]]] = [[] for _ in replays]
-    for _ in range(rounds + 1):
-        for i in order.sample(range(len(replays)), len(replays)):
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            start.record(stream)
-            replays[i].graph.launch(stream)
-            end.record(stream)
-            events[i].append((start, end))
+    what = f"a round of {len(replays)} graphs"
+    first_ms = [0.0] * len(replays)
+    for queued in _queue_round(replays, first_ms, stream, order):
+        _await(queued.end, what)
+        first_ms[queued.index] = queued.ms
+    rests_ms = [min(rest * ms, LONGEST_REST_MS) for ms in first_ms]
+    counted = [_queue_round(replays, rests_ms, stream, order) for _ in range(rounds)]
+    # One after another, so that however many there are, none takes HANG_S.
+    for queued in itertools.chain(*counted[:-1]):
+        _await(queued.end, what)
+    samples: list[list[machine.Sample]] = [[] for _ in replays]
+    for queued in counted[-1]:
+        _await(queued.start, what)
+        samples[queued.index] = _sample_amid(queued, first_ms[queued.index])
+    wait(stream, what)
+    times: list[list[float]] = [[] for _ in replays]
+    for queued in itertools.chain(*counted):
+        times[queued.index].append(1e3 * queued.ms / replays[queued.index].calls)
+    return [Timing.of(t, replay.calls, s) for t, replay, s in zip(times, replays, samples, strict=True)]
+
+
+def _queue_round(
+    replays: Sequence[Replay], rests_ms: Sequence[float], stream: Any, order: random.Random
+) -> list[Queued]:
+    """Every replay once, each after its rest."""
+    round_: list[Queued] = []
+    for i in order.sample(range(len(replays)), len(replays)):
+        queued = Queued(i, cupy.cuda.Event(), cupy.cuda.Event())
+        if rests_ms[i]:
+            with stream:
+                device.rest(rests_ms[i])
+        queued.start.record(stream)
+        replays[i].graph.launch(stream)
+        queued.end.record(stream)
+        round_.append(queued)
+    return round_
+
+
+def _sample_amid(queued: Queued, expected_ms: float) -> list[machine.Sample]:
+    """Clock and power halfway through a replay that has started; none where that came too late."""
+    time.sleep(0.5e-3 * expected_ms)
     now = machine.sample()
-    wait(stream, f"a round of {len(replays)} graphs")
-    return [
-        Timing.of(
-            [1e3 * cupy.cuda.get_elapsed_time(*pair) / replay.calls for pair in pairs[1:]],
-            replay.calls,
-            [now] if now else [],
-        )
-        for replay, pairs in zip(replays, events, strict=True)
-    ]
+    return [] if now is None or queued.end.done else [now]
 
 
 def bursts(replays: Sequence[Replay], rounds: int, stream: Any, seed: int) -> list[Timing]:

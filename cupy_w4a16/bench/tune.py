@@ -5,57 +5,56 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import __version__, _cache
 from .._build import compile_kernels
 from .._config import GemmConfig, GemmProblem
 from .._errors import CompileError
-from .._kernels import kernel_for, unit_for
+from .._kernels import unit_for
 from .._tuned import Winner, store_tuned
 from . import BenchError, machine
 from .report import Row
 from .sweep import Plan, sweep
-from .variants import known_configs, present_config
+from .variants import Variant, known_configs, linear_variant, present_config
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
 
-def compile_configs(pairs: Iterable[tuple[GemmConfig, GemmProblem]]) -> set[GemmConfig]:
-    """Compile what is missing, on all CPUs, and return the configs that do not compile."""
-    units = {config: unit_for(kernel_for(config, problem)) for config, problem in pairs}
+def compiled(variants: Mapping[GemmProblem, Sequence[Variant]]) -> dict[GemmProblem, list[Variant]]:
+    """The variants of each problem that compile; what the cache lacks is compiled first, on all CPUs."""
+    units = {
+        (problem, variant): unit_for(variant.kernel_for(problem))
+        for problem, ours in variants.items()
+        for variant in ours
+    }
+    missing = set()
     try:
         compile_kernels(dict.fromkeys(units.values()), progress=True, workers=len(os.sched_getaffinity(0)))
     except CompileError as error:
         reasons = [line for line in str(error).splitlines() if " compile" in line]
         print("left out, as they do not compile:", *reasons, sep="\n  ", file=sys.stderr)
-        return {config for config, unit in units.items() if _cache.find(unit) is None}
-    return set()
-
-
-def compiled_configs(problems: Sequence[GemmProblem]) -> dict[GemmProblem, list[GemmConfig]]:
-    """For each problem the configs that are valid and compile."""
-    candidates = {problem: known_configs(problem) for problem in problems}
-    broken = compile_configs(
-        (config, problem) for problem, configs in candidates.items() for config in configs
-    )
-    return {problem: [c for c in configs if c not in broken] for problem, configs in candidates.items()}
+        missing = {unit for unit in dict.fromkeys(units.values()) if _cache.find(unit) is None}
+    return {
+        problem: [variant for variant in ours if units[problem, variant] not in missing]
+        for problem, ours in variants.items()
+    }
 
 
 def tune(problems: Sequence[GemmProblem], plan: Plan, on_winner: Callable[[Row, Row], None]) -> Path:
-    """Time the valid configs of every problem, store the winners, and return the tuning file.
+    """Time `Linear` with the valid configs of every problem, store the winners, and return the tuning file.
 
     `on_winner` gets the winner's row and that of the config the problem had so far. What is known is stored
     shape by shape, so that an interrupted run keeps what it found.
     """
-    candidates = compiled_configs(problems)
+    candidates = compiled({problem: _candidates(problem) for problem in problems})
     path = Path()
     by_shape: dict[tuple[int, int], list[GemmProblem]] = {}
     for problem in problems:
         by_shape.setdefault((problem.n, problem.k), []).append(problem)
     for group in by_shape.values():
-        rows = sweep(group, lambda problem: _with_current(candidates[problem], problem), peers=(), plan=plan)
+        rows = sweep(group, candidates.__getitem__, peers=(), plan=plan)
         winners = []
         for problem in group:
             winner, current = select_winner(
@@ -78,8 +77,9 @@ def select_winner(rows: Sequence[Row], current: GemmConfig) -> tuple[Row, Row]:
     return (now if now.us <= TIE * best.us else best), now
 
 
-def _with_current(configs: Sequence[GemmConfig], problem: GemmProblem) -> list[GemmConfig]:
-    return list(dict.fromkeys([present_config(problem), *configs]))
+def _candidates(problem: GemmProblem) -> list[Variant]:
+    configs = dict.fromkeys([present_config(problem), *known_configs(problem)])
+    return [linear_variant(config) for config in configs]
 
 
 def _today() -> str:

@@ -16,6 +16,8 @@ from .._choice import config_for
 from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
 from .._config_table import configs
 from .._gemm import gemm
+from .._kernels import Kernel, kernel_for
+from .._normalised import takes_normalised
 from .._validity import is_valid
 from ..linear import Linear
 from . import BenchError
@@ -38,44 +40,71 @@ class Point:
 
 @dataclass(frozen=True)
 class Variant:
-    """A name for the table, the config where one is forced, and what makes the calls of a point."""
+    """What is called, what makes the calls of a point, and the config where one is forced.
+
+    `normalises`: it reads normalised scales where a kernel for them exists.
+    """
 
     name: str
     prepare: Callable[[Point], Sequence[Call]]
     config: GemmConfig | None = None
     is_peer: bool = False
+    normalises: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}: {self.config.name}" if self.config else self.name
+
+    def config_for(self, problem: GemmProblem) -> GemmConfig:
+        """The config that ours runs `problem` with."""
+        return self.config or present_config(problem)
+
+    def kernel_for(self, problem: GemmProblem) -> Kernel:
+        """The kernel that ours runs `problem` with."""
+        config = self.config_for(problem)
+        return kernel_for(config, problem, normalised=self.normalises and takes_normalised(config, problem))
 
 
-def gemm_variant(config: GemmConfig | None = None, *, name: str | None = None, pdl: bool = False) -> Variant:
-    """`gemm(..., out=)`; with no config, the heuristic's pick."""
+def gemm_variant(config: GemmConfig | None = None, *, pdl: bool = False) -> Variant:
+    """`gemm(..., out=)`; with no config, what a call gets."""
 
     def prepare(point: Point) -> list[Call]:
-        options = {"out": point.out, "config": config, **({"pdl": True} if pdl else {})}
+        options = {"out": point.out, "config": config, "pdl": pdl}
         return [
             partial(gemm, point.a, s.b_packed, s.scales, s.zeros, point.problem.group_size, **options)
             for s in point.weights.sets
         ]
 
-    return Variant(name or (config.name if config else "gemm"), prepare, config)
+    return Variant("gemm-pdl" if pdl else "gemm", prepare, config)
 
 
-def linear_variant(*, name: str = "linear", **options: Any) -> Variant:
-    """`Linear(...)(a, out=)`, without dependent launch unless `pdl=True` is among the options."""
+def linear_variant(config: GemmConfig | None = None, *, pdl: bool = False) -> Variant:
+    """`Linear(...)(a, out=)`; with no config, what a call gets."""
 
     def prepare(point: Point) -> list[Call]:
-        return [partial(layer, point.a, out=point.out) for layer in linears(point.weights, **options)]
+        layers = linears(point.weights, pdl=pdl)
+        return [partial(layer, point.a, out=point.out, config=config) for layer in layers]
 
-    return Variant(name, prepare)
+    return Variant("linear-pdl" if pdl else "linear", prepare, config, normalises=True)
 
 
-def linears(weights: Weights, **options: Any) -> list[Any]:
-    """A `Linear` for each weight set; dependent launch off unless asked for."""
-    options = {"pdl": False, **options}
-    problem = weights.problem
-    return [
-        Linear(s.b_packed, s.scales, s.zeros, problem.group_size, k=problem.k, **options)
-        for s in weights.sets
-    ]
+def linears(weights: Weights, *, pdl: bool = False) -> list[Any]:
+    """A `Linear` for each weight set, made once."""
+    name = "linear-pdl" if pdl else "linear"
+    if name not in weights.converted:
+        k, group_size = weights.problem.k, weights.problem.group_size
+        weights.converted[name] = [
+            Linear(s.b_packed, s.scales, s.zeros, group_size, k=k, pdl=pdl) for s in weights.sets
+        ]
+    return list(weights.converted[name])
+
+
+WAYS: dict[str, Callable[[GemmConfig | None], Variant]] = {
+    "linear": linear_variant,
+    "gemm": gemm_variant,
+    "linear-pdl": partial(linear_variant, pdl=True),
+    "gemm-pdl": partial(gemm_variant, pdl=True),
+}
 
 
 def cublas_variant(transposed: bool = False) -> Variant:

@@ -1,0 +1,97 @@
+"""On a GPU: all of it runs, and sees what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bench import LARGE, SMALL
+
+from cupy_w4a16.__main__ import main
+from cupy_w4a16._config import GemmProblem
+from cupy_w4a16._tuned import load_tuned, tuned_path
+from cupy_w4a16.bench import machine, quantizing, shapes, sweep, variants
+from cupy_w4a16.bench import tune as tune_module
+from cupy_w4a16.bench.variants import Variant
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("zeros", ["none", "integer", "float"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_bench_runs(zeros: str, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.csv"
+    quick = f"--m 1,130 --rounds 2 --work-ms 0.2 --dtype {dtype} --zeros {zeros} --peers cublas cublas-nk"
+    words = f"bench --shapes 256x512 {quick} --csv {path}"
+    assert main(words.split()) == 0, capsys.readouterr()
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["m"] for row in rows] == ["1", "130"]
+    assert all(float(row["us"]) > 0 and float(row["x_cublas"]) > 0 and not row["fault"] for row in rows)
+    printed = capsys.readouterr().out
+    assert "a cool GPU: a rest of 3 x its time" in printed
+    assert "Over the shapes" in printed
+
+
+@pytest.mark.gpu
+def test_bench_sees_a_wrong_result() -> None:
+    def prepare(point: variants.Point) -> list[Any]:
+        def call() -> None:
+            point.out[...] = point.weights.expected(point.problem.m)
+            point.out[random.Random(0).randrange(point.problem.m), :64] *= 1.01
+
+        return [call] * len(point.weights.sets)
+
+    def unwritten(point: variants.Point) -> list[Any]:
+        return [lambda: None] * len(point.weights.sets)
+
+    bad = [Variant("one per cent off", prepare), Variant("never written", unwritten)]
+    rows = sweep.sweep([GemmProblem(32, 256, 512)], bad, plan=sweep.Plan(rounds=1, work_us=100))
+    assert [row.fault.partition(":")[0] for row in rows] == ["wrong", "wrong"]
+    assert all(math.isnan(row.us) for row in rows)
+
+
+@pytest.mark.gpu
+def test_tune_keeps_a_valid_winner(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tune_module, "known_configs", lambda problem: (LARGE, SMALL))
+    assert main(["tune", "--shapes", "256x512", "--m", "16", "--rounds", "2", "--work-ms", "0.2"]) == 0
+    tuned = load_tuned(machine.device_name(), machine.num_sms())
+    assert set(tuned) == {GemmProblem(16, 256, 512)}
+    assert f"stored in {tuned_path()}" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_host_and_chain_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from cupy_w4a16.bench import command
+
+    small = shapes.Model("tiny", 2, (shapes.Shape(384, 256), shapes.Shape(256, 256), shapes.Shape(256, 256)))
+    monkeypatch.setattr(command, "MODELS", (small,))
+    assert main(["bench", "--chain", "--m", "3", "--rounds", "2"]) == 0
+    assert main(["bench", "--host", "--shapes", "256x512", "--m", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("tiny: 2 blocks", "W4A16", "cupy.matmul(out=)"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_quantize_is_timed_by_every_method(
+    dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = quantizing.Layer("q, o", shapes.Shape(192, 256), 2)
+    monkeypatch.setattr(quantizing, "MODEL", quantizing.Matrices("tiny", 2, (layer,)))
+    assert main(["bench", "--quantize", "--rounds", "1", "--dtype", dtype]) == 0, capsys.readouterr()
+    rows = capsys.readouterr().out.partition("a layer\n")[2].splitlines()[1:]
+    assert [re.split(r"  +", row)[0] for row in rows] == [
+        "rtn", "mse", "rtn, zeros", "mse, zeros", "hqq, zeros", "awq, 512 rows",
+    ]  # fmt: skip
+    for row in rows:
+        *_, temporary_mb, error, ms = re.split(r"  +", row)
+        assert 0 <= float(temporary_mb) < 200  # shown in whole megabytes
+        assert 5 < float(error) < 20
+        assert float(ms) > 0
