@@ -1,5 +1,6 @@
 // What the benchmark needs on the GPU beside the products it times: random numbers, plain weights, a comparison, a
-// kernel that does nothing but read, and one that does nothing at all. Written here rather than as CuPy expressions, which compile a kernel each.
+// kernel that does nothing but read, and one that only waits. Written here rather than as CuPy expressions, which
+// compile a kernel each.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
