@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,17 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from helpers.cases import compile_for
 from helpers.fake_ranks import on_ranks
-from helpers.parallel_ranks import check_ranks, shard_cases
+from helpers.parallel_ranks import LIMIT_S, check_ranks, shard_kernels
 from helpers.whole_numbers import whole_numbers
 
-from cupy_w4a16 import W4A16Error, quantize
+from cupy_w4a16 import W4A16Error, compile_kernels, quantize
+from cupy_w4a16._kernels import unit_for
 from cupy_w4a16.bench import parallel as bench
 from cupy_w4a16.bench.ranks import run_ranks
 from cupy_w4a16.parallel import ColumnParallel, Communicator, RowParallel, column_shard, ranks, row_shard
 
 PROGRAM = Path(__file__).parent / "helpers/parallel_ranks.py"
-LIMIT_S = 240.0  # for ranks on GPUs: many times what they take
 ALONE = Communicator(rank=0, size=1, device=None, backend=None)
 
 
@@ -250,10 +250,18 @@ def gpus() -> int:
     return count
 
 
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    """What ranks run below is in the cache: else each would compile by itself, one kernel after the other."""
+    sizes = {1, 2, 3, int(cupy.cuda.runtime.getDeviceCount())}
+    units = {unit_for(kernel) for size in sizes for kernel in shard_kernels(size)}
+    compile_kernels(units, progress=False, workers=len(os.sched_getaffinity(0)))
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_parts_on_one_gpu_keep_the_bounds(size: int) -> None:
-    compile_for(shard_cases(size))
     on_ranks(size, check_ranks, device=cupy.cuda.runtime.getDevice())
 
 
@@ -275,21 +283,18 @@ def test_a_rank_keeps_its_part_alone() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("compiled")
 def test_processes_over_nccl_keep_the_bounds(gpus: int) -> None:
     for size in {2, gpus}:
-        compile_for(shard_cases(size))
         assert "every rank agrees" in run_ranks([sys.executable, str(PROGRAM)], size, LIMIT_S)
 
 
 @pytest.mark.gpu
-def test_threads_over_nccl_keep_the_bounds(gpus: int) -> None:
-    compile_for(shard_cases(2))
-    # One process, as run_ranks sees it; its threads are the ranks.
-    assert "every rank agrees" in run_ranks([sys.executable, str(PROGRAM), "2"], 1, LIMIT_S)
-
-
-@pytest.mark.gpu
-def test_benchmark_of_the_block_runs(gpus: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["--gpus", "1,2", "--m", "1,16", "--rounds", "1"]) == 0
+def test_benchmark_of_the_block_runs(
+    gpus: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "LIMIT_S", LIMIT_S)
+    assert bench.main(["--gpus", "1,2", "--m", "1", "--rounds", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[2:]] == [["1", "1"], ["1", "16"], ["2", "1"], ["2", "16"]]
+    assert [line.split(":")[0] for line in lines[1:3]] == ["GPU 0", "GPU 1"]
+    assert [line.split()[:2] for line in lines[4:]] == [["1", "1"], ["2", "1"]]

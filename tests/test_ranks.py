@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -82,7 +86,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
         ({}, {"RANK": "5", "WORLD_SIZE": "8"}, 5, 1),
         ({}, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}, 5, 2),
         ({"device": 3}, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}, 5, 3),
-        # Threads of one process share its environment.
+        # A rank that is given need not be the one that the environment speaks of.
         ({"rank": 1, "size": 8}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, 1, 1),
     ],
 )
@@ -162,6 +166,30 @@ def test_no_rank_outlives_a_fault(message: str, code: str) -> None:
     assert time.monotonic() - started < 50
 
 
+def test_no_rank_outlives_who_started_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    rank = (
+        f"import time; file = open({str(pipe)!r}, 'w'); print('here', file=file, flush=True); time.sleep(100)"
+    )
+    starter = (
+        "import sys; from cupy_w4a16.bench.ranks import run_ranks\n"
+        f"run_ranks([sys.executable, '-c', {rank!r}], 1, 100)"
+    )
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with subprocess.Popen([sys.executable, "-c", starter]) as process:
+            try:
+                assert select.select([reading], [], [], 60)[0]
+                assert os.read(reading, 100) == b"here\n"
+            finally:
+                process.kill()
+        assert select.select([reading], [], [], 60)[0]
+        assert os.read(reading, 100) == b""  # nobody has it open any more
+    finally:
+        os.close(reading)
+
+
 # ------------------------------------------------------------------------------------ the benchmark
 
 
@@ -183,13 +211,40 @@ def test_block_on_ranks_is_the_block_of_one(size: int) -> None:
 
 
 def test_row_survives_its_way_to_the_table() -> None:
-    measured = ((1, 180.0, None), (2, 100.0, 21.5))
-    rows = [bench.Row("H100", gpus, 16, us, us + 9, sums, 3e-4) for gpus, us, sums in measured]
+    one, other = bench.Load(75.0, 1980, 512.0), bench.Load(80.0, 1755, 688.5)
+    measured = ((1, 180.0, [one], None), (2, 100.0, [one, other], 21.5))
+    rows = [bench.Row("H100", gpus, 16, us, us + 9, loads, sums, 3e-4) for gpus, us, loads, sums in measured]
     printed = "NCCL version 2\n" + "\n".join(json.dumps(asdict(row)) for row in rows)
     assert bench.parse_rows(printed) == rows
     lines = [line.split() for line in bench.format_rows(rows).splitlines()]
-    assert lines[1] == ["1", "16", "180.0", "189.0", "1.00", "-", "3.0e-04"]
-    assert lines[2] == ["2", "16", "100.0", "109.0", "1.80", "21.5", "3.0e-04"]
+    assert lines[1] == ["1", "16", "180.0", "189.0", "1.00", "75.0", "-", "3.0e-04"]
+    assert lines[2] == ["2", "16", "100.0", "109.0", "1.80", "80.0", "21.5", "3.0e-04"]
+    assert bench.format_loads(rows[1]) == [
+        "GPU 0: layers of M=16 in 75.0 µs, SM 1980 MHz, 512 W",
+        "GPU 1: layers of M=16 in 80.0 µs, SM 1755 MHz, 688 W",
+    ]
+
+
+def test_row_without_graphs_has_no_loads() -> None:
+    row = bench.Row("H100", 2, 1, None, 99.0, [], None, 3e-4)
+    assert bench.parse_rows(json.dumps(asdict(row))) == [row]
+    assert bench.format_rows([row]).splitlines()[1].split() == [
+        "2",
+        "1",
+        "-",
+        "99.0",
+        "-",
+        "-",
+        "-",
+        "3.0e-04",
+    ]
+
+
+def test_mute_rank_sends_nothing() -> None:
+    comm = bench.Mute(0, 2, None, backend=None)  # which would fail if it were asked
+    x = np.ones((2, 3), np.float32)
+    assert comm.all_sum(x) is x
+    assert x.all()
 
 
 @pytest.mark.parametrize(

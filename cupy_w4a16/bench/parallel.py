@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -42,21 +43,35 @@ LIMIT_S = 500.0  # for all tokens on one number of GPUs, compiling included: man
 ERROR_EPS = 2
 
 
+class Load(NamedTuple):
+    """One GPU at work on its layers: µs a block, clock and power meanwhile (NaN where NVML can't say)."""
+
+    us: float
+    sm_mhz: float
+    power_w: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Median times of a block in µs: in a CUDA graph, launched from Python, and of its all-reduces alone."""
+    """Median times of a block in µs: in a CUDA graph, launched from Python, and of its parts alone."""
 
     gpu: str
     gpus: int
     m: int
     graph_us: float | None
     eager_us: float
+    loads: list[Load]
     all_reduce_us: float | None
     error: float
 
     @property
     def us(self) -> float:
         return self.eager_us if self.graph_us is None else self.graph_us
+
+    @property
+    def layers_us(self) -> float | None:
+        """The slowest rank's."""
+        return max((load.us for load in self.loads), default=None)
 
 
 class Buffers(NamedTuple):
@@ -68,6 +83,13 @@ class Buffers(NamedTuple):
     gate_up: Any
     down_total: Any
     down: Any
+
+
+class Mute(Communicator):
+    """A rank's link that sends nothing: sums are wrong, times those of the rank's own layers."""
+
+    def all_sum(self, x: Any) -> Any:
+        return x
 
 
 class Block:
@@ -112,8 +134,11 @@ def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, lis
     rows = []
     stream = cupy.cuda.Stream(non_blocking=True)
     with machine.watched(), stream:
-        blocks, alone = _blocks(comm, chosen)
+        blocks = _blocks(comm, chosen)
+        mute = _blocks(Mute(**vars(comm)), chosen)
+        alone = _blocks(Communicator(0, 1, comm.device, None), chosen)[0]
         for m in tokens:
+            print(f"rank {comm.rank} of {comm.size}: M={m}", file=sys.stderr, flush=True)
             x = cupy.empty((m, blocks[0].qkv.linear.in_features), blocks[0].o.dtype)
             device.fill_normal(x, chosen.seed)
             to = blocks[0].buffers(cupy, m)
@@ -126,22 +151,26 @@ def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, lis
                 )
             calls = [partial(block, x, to) for block in blocks]
             eager_us = _eager_us(calls, comm, stream, chosen.rounds)
-            graph_us = None if chosen.eager else _graph_us(calls, m, comm, stream, chosen)
-            zeros = cupy.zeros_like(to.down_total)
-            sums = 2 * [partial(comm.all_sum, zeros)]
-            sums_us = None if chosen.eager or comm.size == 1 else 2 * _graph_us(sums, m, comm, stream, chosen)
-            rows.append(Row(machine.device_name(), comm.size, m, graph_us, eager_us, sums_us, error))
+            graph_us, loads, sums_us = None, [], None
+            if not chosen.eager:
+                layers = [partial(block, x, to) for block in mute]
+                sums = 2 * [partial(comm.all_sum, cupy.zeros_like(to.down_total))]
+                graph_us = _graph(calls, m, comm, stream, chosen).us
+                loads = _loads(_graph(layers, m, comm, stream, chosen), comm)
+                sums_us = 2 * _graph(sums, m, comm, stream, chosen).us if comm.size > 1 else None
+            rows.append(Row(machine.device_name(), comm.size, m, graph_us, eager_us, loads, sums_us, error))
     return comm.rank, rows
 
 
-def _blocks(comm: Communicator, chosen: argparse.Namespace) -> tuple[list[Block], Block]:
-    """A rank's parts of as many blocks as make their weights cold, and the first block on this GPU alone."""
-    multiple_of = max(BLOCK_K, chosen.group_size)
-    first = _whole(chosen, chosen.seed)
-    blocks = [Block(first, comm, multiple_of)]
-    for i in range(1, rotation(blocks[0].nbytes, machine.l2_bytes())):
-        blocks.append(Block(_whole(chosen, chosen.seed + i * len(MODEL.layers)), comm, multiple_of))
-    return blocks, Block(first, Communicator(0, 1, comm.device, None), multiple_of)
+def _blocks(comm: Communicator, chosen: argparse.Namespace) -> list[Block]:
+    """A rank's parts of as many blocks as make their weights cold."""
+
+    def block(i: int) -> Block:
+        whole = _whole(chosen, chosen.seed + i * len(MODEL.layers))
+        return Block(whole, comm, max(BLOCK_K, chosen.group_size))
+
+    first = block(0)
+    return [first, *map(block, range(1, rotation(first.nbytes, machine.l2_bytes())))]
 
 
 def _whole(chosen: argparse.Namespace, seed: int) -> list[Linear]:
@@ -165,27 +194,43 @@ def _eager_us(calls: Sequence[Call], comm: Communicator, stream: Any, rounds: in
     return statistics.median(times)
 
 
-def _graph_us(
+def _graph(
     calls: Sequence[Call], m: int, comm: Communicator, stream: Any, chosen: argparse.Namespace
-) -> float:
-    """µs a call in a CUDA graph of many."""
+) -> timing.Timing:
+    """Calls in a CUDA graph of many, once each has been called."""
+    for call in calls:
+        call()
     block_us = sum(estimated_us(m, *shape) for shape in MODEL.layers) / comm.size
     replay = timing.capture(calls, calls_for(block_us, len(calls), WORK_US), stream)
     comm.barrier()
-    return timing.interleaved([replay], chosen.rounds, stream, chosen.seed)[0].us
+    return timing.interleaved([replay], chosen.rounds, stream, chosen.seed)[0]
+
+
+def _loads(own: timing.Timing, comm: Communicator) -> list[Load]:
+    """Every rank's."""
+    load = [math.nan if x is None else x for x in (own.us, own.sm_mhz, own.power_w)]
+    return [Load(*each) for each in comm.all_gather(cupy.array(load, _dtypes.FLOAT32)).tolist()]
+
+
+def format_loads(row: Row) -> list[str]:
+    """A line a GPU: one that is slow, or busy with something else, holds all others up, and shows here."""
+    return [
+        f"GPU {i}: layers of M={row.m} in {us:.1f} µs, SM {sm_mhz:.0f} MHz, {power_w:.0f} W"
+        for i, (us, sm_mhz, power_w) in enumerate(row.loads)
+    ]
 
 
 def format_rows(rows: Sequence[Row]) -> str:
     """A line a row under a header; `x 1 GPU`: as many times as fast, by graphs where there are any."""
-    titles = f"{'GPUs':>4}{'M':>6}{'graph µs':>10}{'eager µs':>10}{'x 1 GPU':>9}{'all-reduces µs':>16}"
-    lines = [f"{titles}{'error':>9}"]
+    titles = f"{'GPUs':>4}{'M':>6}{'graph µs':>10}{'eager µs':>10}{'x 1 GPU':>9}"
+    lines = [f"{titles}{'layers µs':>11}{'all-reduces µs':>16}{'error':>9}"]
     for row in rows:
         alone = next((each for each in rows if (each.gpus, each.m) == (1, row.m)), None)
         faster = f"{alone.us / row.us:.2f}" if alone else "-"
-        graph, sums = (f"{us:.1f}" if us is not None else "-" for us in (row.graph_us, row.all_reduce_us))
-        lines.append(
-            f"{row.gpus:>4}{row.m:>6}{graph:>10}{row.eager_us:>10.1f}{faster:>9}{sums:>16}{row.error:>9.1e}"
-        )
+        times = (row.graph_us, row.eager_us, row.layers_us, row.all_reduce_us)
+        graph, eager, layers, sums = ("-" if us is None else f"{us:.1f}" for us in times)
+        line = f"{row.gpus:>4}{row.m:>6}{graph:>10}{eager:>10}{faster:>9}{layers:>11}{sums:>16}"
+        lines.append(f"{line}{row.error:>9.1e}")
     return "\n".join(lines)
 
 
@@ -205,10 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rows = [sys.executable, "-m", "cupy_w4a16.bench.parallel", *arguments], []
         for size in parse_counts(chosen.gpus):
             rows += parse_rows(run_ranks(command, size, LIMIT_S))
-        print(
-            f"One block of {MODEL.name}: {', '.join(map(str, MODEL.layers))}; {rows[0].gpu}, {chosen.dtype}"
-        )
-        print(format_rows(rows))
+        title = f"One block of {MODEL.name}: {', '.join(map(str, MODEL.layers))}"
+        loads = format_loads(rows[-1])  # most GPUs, most tokens
+        print(f"{title}; {rows[0].gpu}, {chosen.dtype}", *loads, format_rows(rows), sep="\n")
     except (BenchError, W4A16Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -229,7 +273,8 @@ def parse_counts(text: str) -> list[int]:
 
 def parse_rows(printed: str) -> list[Row]:
     """The rows among the lines that rank 0 printed; libraries may have printed others."""
-    return [Row(**json.loads(line)) for line in printed.splitlines() if line.startswith("{")]
+    fields = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    return [Row(**each | {"loads": [Load(*load) for load in each["loads"]]}) for each in fields]
 
 
 def _parser() -> argparse.ArgumentParser:

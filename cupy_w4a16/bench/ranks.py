@@ -1,4 +1,7 @@
-"""One command started as several ranks of this machine, with a limit: none of them outlives it."""
+"""One command started as several ranks of this machine; none outlives a limit, or who started it.
+
+A rank left over would wait in NCCL for ever, its kernel taking half of the GPU from whoever comes next.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +21,15 @@ from . import BenchError
 _LAST_CHARACTERS = 4000  # of a failed rank's output, in the message
 _POLL_S = 0.05
 
+# Becomes the rank, which Linux ends (PR_SET_PDEATHSIG is 1, SIGKILL 9) when this process does, were it killed
+# and past cleaning up. A program, as `preexec_fn` is unsafe where there are threads.
+_BOUND = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 
 def run_ranks(command: Sequence[str], size: int, limit_s: float) -> str:
     """What rank 0 printed, when `command` ran as `size` processes that know their RANK and WORLD_SIZE.
@@ -25,6 +38,7 @@ def run_ranks(command: Sequence[str], size: int, limit_s: float) -> str:
         BenchError: a rank failed, which ends the others, or they took longer than `limit_s`; the message has
             the end of what each printed.
     """
+    program = [sys.executable, "-ISc", _BOUND, str(os.getpid()), *command]
     common = {"WORLD_SIZE": str(size), "CUPYX_DISTRIBUTED_PORT": str(_free_port())}
     with contextlib.ExitStack() as stack:
         files: list[IO[bytes]] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(size)]
@@ -34,7 +48,7 @@ def run_ranks(command: Sequence[str], size: int, limit_s: float) -> str:
             environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             ranks.append(
                 subprocess.Popen(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                    program, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                     start_new_session=True,  # so that _end reaches what a rank starts, too
                 )
             )  # fmt: skip

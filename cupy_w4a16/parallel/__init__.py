@@ -1,7 +1,7 @@
 """More than one GPU: linear layers cut over ranks, and batches cut over Dask's workers.
 
-A *rank* is one process (or thread) with one GPU. Each calls `connect()`, cuts its part out of the same packed
-weights, and calls its layers in the same order as the others::
+A *rank* is a process with one GPU. Each calls `connect()`, cuts its part out of the same packed weights, and
+calls its layers in the same order as the others::
 
     comm = connect()  # RANK and WORLD_SIZE say which of how many; NCCL is what the GPUs speak
     weights = load("model.safetensors")

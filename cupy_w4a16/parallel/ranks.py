@@ -68,9 +68,10 @@ class Communicator:
 def connect(rank: int | None = None, size: int | None = None, device: int | None = None) -> Communicator:
     """This rank's link to the others; all ranks call it, each makes its GPU the current one.
 
-    A rank is a process, started by a launcher (or by hand) that sets `RANK` and `WORLD_SIZE`; threads of one
-    process, one a GPU, serve too and pass their rank. Rank 0 listens where `CUPYX_DISTRIBUTED_HOST` and
-    `CUPYX_DISTRIBUTED_PORT` say (127.0.0.1, 13333) until all are there: give each group a port of its own.
+    A rank is a process of its own, started by a launcher (or by hand) that sets `RANK` and `WORLD_SIZE`: in a
+    process that ranks shared, memory allocated for one could wait for another's NCCL kernel, which waits for
+    the first. Rank 0 listens where `CUPYX_DISTRIBUTED_HOST` and `CUPYX_DISTRIBUTED_PORT` say (127.0.0.1,
+    13333) until all are there: give each group a port of its own.
     A single rank needs no NCCL. CuPy 13 can't connect ranks with a new NCCL (its issue 9430), CuPy 14 can.
 
     Parameters
@@ -96,7 +97,7 @@ def connect(rank: int | None = None, size: int | None = None, device: int | None
     >>> comm = connect()  # doctest: +SKIP
     >>> linear = RowParallel(weight, comm)  # doctest: +SKIP
     """
-    reads_local = rank is None  # threads share their process's environment
+    reads_local = rank is None  # else LOCAL_RANK may be that of another numbering
     rank, size = check_rank(_given("rank", rank, "RANK"), _given("size", size, "WORLD_SIZE"))
     distributed = _distributed() if size > 1 else None
     device = _gpu_of(rank, device, reads_local)

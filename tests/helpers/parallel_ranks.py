@@ -1,14 +1,14 @@
 """What every rank of a group checks, whatever carries its sums; as a program, a rank over NCCL.
 
-`python parallel_ranks.py` is one of the ranks that RANK and WORLD_SIZE speak of; with a number, so many ranks
-are threads of this process.
+`python parallel_ranks.py` is one of the ranks that RANK and WORLD_SIZE speak of.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
-import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,38 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cupy_w4a16 import Linear
-from cupy_w4a16.parallel import ColumnParallel, RowParallel, column_shard, connect, row_shard
+from cupy_w4a16 import GemmProblem, Linear, choose_config
+from cupy_w4a16._kernels import Kernel, kernel_for
+from cupy_w4a16._normalised import takes_normalised
+from cupy_w4a16.parallel import ColumnParallel, Communicator, RowParallel, column_shard, connect, row_shard
 from helpers.cases import Case
 
-# Up to eight ranks have uneven parts of these: 9 to 11 blocks of columns, 9 units of k, the last ones short.
-CASES = (
-    Case(5, 520, 1100),
-    Case(1, 600, 1152, bias=True, zeros="uint8"),
-    Case(17, 520, 1100, group_size=32, dtype="bfloat16", zeros="float", bias=True, alpha=0.5),
-    Case(40, 640, 2200, group_size=256, zeros="float32", float32_out=True),
-    Case(70, 520, 1100, group_size=-1, dtype="bfloat16", zeros="int8"),
-)
+LIMIT_S = 90.0  # for a rank over NCCL: many times what it takes; where it stands is said before that
 
-GRAPH_CASES = Case(4, 1152, 1024), Case(4, 256, 1152, bias=True)
+# Up to eight ranks have uneven parts of these: 9 blocks of columns, 9 units of k, the last ones short. Each
+# hazard is here once, and the kernels are few: mma with groups of two blocks, zeros and bias; wgmma with one
+# group and private scales; wgmma with an `a` that is copied, as its rows are no multiples of 16 bytes.
+ZEROS = Case(5, 520, 2200, group_size=256, zeros="uint8", bias=True)
+CASES = (
+    ZEROS,
+    ZEROS.with_(activation="gelu"),
+    Case(70, 520, 1104, group_size=-1, float32_out=True),
+    Case(70, 520, 1100, group_size=32, dtype="bfloat16", zeros="float", bias=True, alpha=0.5),
+)
+GRAPH_CASES = Case(5, 1152, 1024, zeros="uint8"), Case(5, 256, 1152, zeros="uint8", bias=True)
+
+STARTED = time.monotonic()
 
 
 def check_ranks(comm: Any) -> None:
     """All that ranks do together, against float64; every rank must get the same bits."""
     for case in CASES:
+        say(comm, f"columns of {case}")
         check_columns(comm, case)
-        check_rows(comm, case)
-    check_columns(comm, CASES[0].with_(activation="gelu"))
+        if case.activation is None:
+            say(comm, f"rows of {case}")
+            check_rows(comm, case)
+    say(comm, "no tokens")
     check_empty(comm)
 
 
@@ -68,7 +78,7 @@ def check_rows(comm: Any, case: Case) -> None:
 
 def check_empty(comm: Any) -> None:
     """No tokens: nothing to send, and nobody waits."""
-    case = Case(0, 520, 1100)
+    case = ZEROS.with_(m=0)
     arguments = case.arguments()
     whole = linear_of(case, arguments)
     layer, columns = rows_of(comm, whole)
@@ -80,8 +90,7 @@ def check_empty(comm: Any) -> None:
 def check_graph(comm: Any) -> None:
     """A layer by columns and one by rows, captured once, give at each replay what calls give."""
     first, second = GRAPH_CASES
-    up = ColumnParallel(linear_of(first, first.arguments()), comm, multiple_of=128)
-    down = RowParallel(linear_of(second, second.arguments()), comm, multiple_of=128)
+    up, down = graph_layers(comm)
     a = on_rank(comm, first.arguments().a)
     part = cupy.empty((first.m, up.linear.out_features), np.float16)
     out, total = cupy.empty((first.m, second.n), np.float16), cupy.empty((first.m, second.n), np.float32)
@@ -92,11 +101,14 @@ def check_graph(comm: Any) -> None:
     stream = cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.get_current_stream().synchronize()
     with stream:
+        say(comm, "calls to capture")
         block()
         expected = on_host(out)
+        say(comm, "capture")
         stream.begin_capture()
         block()
         graph = stream.end_capture()
+        say(comm, "replays")
         for _ in range(3):
             out.data.memset_async(0xFF, out.nbytes)
             graph.launch(stream)
@@ -105,18 +117,31 @@ def check_graph(comm: Any) -> None:
     assert expected.any()
 
 
-def shard_cases(size: int) -> list[Case]:
-    """The products of all ranks' parts, so that their kernels can be compiled at once."""
-    found = {GRAPH_CASES[1].with_(float32_out=True)}
-    for case in (*CASES, CASES[0].with_(activation="gelu")):
-        whole = linear_of(case, case.arguments())
-        for rank in range(size):
-            found.add(case.with_(n=column_shard(whole, rank, size).out_features))
+def graph_layers(comm: Any) -> tuple[ColumnParallel, RowParallel]:
+    first, second = (linear_of(case, case.arguments()) for case in GRAPH_CASES)
+    return ColumnParallel(first, comm, multiple_of=128), RowParallel(second, comm, multiple_of=128)
+
+
+def shard_kernels(size: int) -> set[Kernel]:
+    """The kernels of all ranks' parts, so that they can be compiled at once."""
+    found = set()
+    for rank in range(size):
+        comm = Communicator(rank, size, device=None, backend=None)
+        for case in CASES:
+            whole = linear_of(case, case.arguments())
+            found.add(kernel_of(case.m, ColumnParallel(whole, comm).linear))
             if case.activation is None:
-                rows = row_shard(whole, rank, size).in_features
-                group_size = -1 if case.group_size >= rows else case.group_size
-                found.add(case.with_(k=rows, group_size=group_size, float32_out=size > 1 or case.float32_out))
-    return list(found)
+                found.add(kernel_of(case.m, RowParallel(whole, comm).linear))
+        found |= {kernel_of(GRAPH_CASES[0].m, layer.linear) for layer in graph_layers(comm)}
+    return found
+
+
+def kernel_of(m: int, linear: Linear) -> Kernel:
+    zeros = None if linear.zeros is None else linear.zeros.dtype.name
+    shape = m, linear.out_features, linear.in_features, linear.group_size
+    problem = GemmProblem(*shape, linear.scales.dtype.name, zeros, linear.dtype.name)
+    config = choose_config(problem)
+    return kernel_for(config, problem, linear.activation, takes_normalised(config, problem))
 
 
 def linear_of(case: Case, arguments: Any) -> Linear:
@@ -151,25 +176,26 @@ def on_host(x: Any) -> Any:
     return x if isinstance(x, np.ndarray) else cupy.asnumpy(x)
 
 
-def run(rank: int | None = None, size: int | None = None) -> None:
+def say(comm: Any, what: str) -> None:
+    """Where a rank stands: the last line it printed, should it fail or wait for ever."""
+    print(f"{time.monotonic() - STARTED:5.1f} s, rank {comm.rank} of {comm.size}: {what}", flush=True)
+
+
+def main() -> None:
+    faulthandler.dump_traceback_later(0.8 * LIMIT_S)
     try:
-        comm = connect(rank, size)
+        print("connects", flush=True)
+        comm = connect()
         check_ranks(comm)
         check_graph(comm)
+        say(comm, "barrier")
         comm.barrier()
     except BaseException:
         traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)  # the others wait in NCCL for this rank, and so would a tidy exit
+    print("every rank agrees")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        run()
-    else:
-        count = int(sys.argv[1])
-        threads = [threading.Thread(target=run, args=(rank, count)) for rank in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    print("every rank agrees")
+    main()
