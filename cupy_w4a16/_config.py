@@ -40,7 +40,8 @@ class GemmConfig:
     - `schedule`: "cooperative", `warpgroups_n` warpgroups share a tile's columns (None: one for
       64, three for 192, else two);
       "pingpong", two warpgroups take whole tiles in turns.
-    - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster.
+    - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster. With `tile_n`
+      an odd multiple of 32, a cluster of two takes 2 x `tile_n` columns, and k of the middle 64 only is split.
     - `scale_on`: "weights" before the product, or "accumulators" after each 64 k of it.
     - `ctas_per_sm`: how many CTAs registers and shared memory are cut for.
     - `family`: "wgmma", or "mma" for the fewest tokens: codes straight to registers, `stages` blocks of 128 k
@@ -91,6 +92,21 @@ class GemmConfig:
         return "_".join(part for part in parts if part)
 
     @property
+    def shares_block(self) -> bool:
+        """Whether two CTAs share the block of 64 columns between them, half its k each."""
+        return self.family == "wgmma" and self.tile_n % BLOCK_N != 0
+
+    @property
+    def stage_n(self) -> int:
+        """Columns of a stage: whole blocks."""
+        return -(-self.tile_n // BLOCK_N) * BLOCK_N
+
+    @property
+    def cluster_tile_n(self) -> int:
+        """Columns of a cluster's tile."""
+        return self.tile_n * (2 if self.shares_block else self.cluster_n)
+
+    @property
     def cluster_size(self) -> int:
         """CTAs of a cluster."""
         return self.cluster_n * self.cluster_m * self.split_k_cluster
@@ -105,7 +121,7 @@ class GemmConfig:
         """Warpgroups that read one stage: those that share a tile's columns."""
         if self.schedule == "pingpong":
             return 1
-        return self.warpgroups_n or {BLOCK_N: 1, 3 * BLOCK_N: 3}.get(self.tile_n, 2)
+        return self.warpgroups_n or {BLOCK_N: 1, 3 * BLOCK_N: 3}.get(self.stage_n, 2)
 
     @property
     def consumer_warpgroups(self) -> int:
@@ -122,7 +138,7 @@ class GemmConfig:
     @property
     def warpgroup_blocks(self) -> int:
         """Blocks of 64 columns that a warpgroup multiplies."""
-        return self.tile_n // BLOCK_N // self.stage_readers
+        return self.stage_n // BLOCK_N // self.stage_readers
 
     def batch_steps(self, normalised: bool) -> int:
         """k16 steps between two waits: four where tokens are few, and a wgmma is shorter than its latency.

@@ -211,7 +211,7 @@ def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> in
 
     With k split, and in the mma family, each tile has a cluster, or a CTA, of its own.
     """
-    tiles_n = -(-problem.n // (config.tile_n * config.cluster_n))
+    tiles_n = -(-problem.n // config.cluster_tile_n)
     tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
     tiles = tiles_n * tiles_m
     one_tile_each = config.family == "mma" or config.splits > 1
@@ -260,5 +260,5 @@ def _group_map(x: Any, row_bytes: int, config: GemmConfig, problem: GemmProblem)
     """The map of scales or zeros; a box is what one stage needs for one tile's columns."""
     rows, n = x.shape
     step = row_bytes if rows > 1 else n * x.dtype.itemsize
-    box = (stage_groups(problem), config.tile_n)
+    box = (stage_groups(problem), config.stage_n)
     return _driver.MatrixMap(x.dtype.name, (rows, n), step, box, swizzled=False)

@@ -11,7 +11,7 @@ SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
 SMEM_BYTES_SM = 233_472  # an SM's 228 KiB; every block takes 1 KiB beside its own
 
 FAMILIES = ("wgmma", "mma")
-TILES_N = (64, 128, 192, 256)
+TILES_N = (64, 96, 128, 160, 192, 224, 256)
 TILES_M = (8, 16, 32, 64, 96, 128, 192, 256)
 TILES_K = (128,)
 CLUSTERS = SPLITS = (1, 2)
@@ -42,19 +42,20 @@ def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
     slabs = BLOCK_N * ITEM_BYTES[problem.out_dtype] // 128
     zero_bytes = 16
     if problem.zeros:
-        zero_bytes = stages * _align(groups * config.tile_n * ITEM_BYTES[problem.zeros], 128)
+        zero_bytes = stages * _align(groups * config.stage_n * ITEM_BYTES[problem.zeros], 128)
     consumers, staged = config.consumer_warpgroups, config.store_tokens > 0
     result_bytes = (
         consumers * config.store_buffers * slabs * config.store_tokens * 128 if staged else slabs * 16
     )
-    share_bytes = config.warpgroup_blocks * config.tile_m // config.splits * BLOCK_N * 4
-    partial_bytes = consumers * ((config.splits - 1) * share_bytes if config.splits > 1 else 16)
+    receivers, split_blocks = (1, 1) if config.shares_block else (consumers, config.warpgroup_blocks)
+    share_bytes = split_blocks * config.tile_m // config.splits * BLOCK_N * 4
+    partial_bytes = receivers * ((config.splits - 1) * share_bytes if config.splits > 1 else 16)
     size = stages * config.tile_m * BLOCK_K * 2
     size = _align(size + result_bytes, 128)
     size = _align(size + partial_bytes, 128)
-    size += stages * config.tile_n // BLOCK_N * BLOCK_BYTES
-    size = _align(size + stages * groups * config.tile_n * 2, 128)
-    size = _align(size + zero_bytes, 8) + 8 * (2 * stages + consumers)
+    size += stages * config.stage_n // BLOCK_N * BLOCK_BYTES
+    size = _align(size + stages * groups * config.stage_n * 2, 128)
+    size = _align(size + zero_bytes, 8) + 8 * (2 * stages + receivers)
     return _align(size, 1024)
 
 
@@ -170,8 +171,13 @@ def _shape_reason(config: GemmConfig) -> str | None:
             return (
                 "pingpong's warpgroups take whole tiles: warpgroups_n must be None and split_k_warpgroups 1"
             )
-    elif config.tile_n % (config.stage_readers * BLOCK_N):
+    elif config.stage_n % (config.stage_readers * BLOCK_N):
         return f"{config.stage_readers} warpgroups can't share tile_n = {config.tile_n} in multiples of 64"
+    if config.shares_block and (config.split_k_cluster, config.splits, config.schedule) != (2, 2, "cooperative"):
+        return (
+            f"tile_n is {config.tile_n}, where two CTAs share a block: split_k_cluster must be 2, "
+            "split_k_warpgroups 1 and schedule 'cooperative'"
+        )
     if config.consumer_warpgroups > 4:
         return f"{config.consumer_warpgroups} consumer warpgroups would get too few registers; at most 4"
     if config.splits > 1 and config.cluster_n * config.cluster_m > 1:

@@ -22,23 +22,19 @@ struct Epilogue {
   using Storage = SharedStorage<Config>;
   static constexpr int kBlocks = kWarpgroupBlocks<Config>;
   static constexpr int kSlabColumns = kSwizzleBytes / sizeof(OutStorage);
-  using Block = Results<kUnits<Config>>;
-  using Share = Block[kBlocks];
 
   const Params& params;
   Storage& smem;
   const int warpgroup;
-  const int first_unit;  // of this contributor's share
-  const int warp;        // in the warpgroup
-  const int group;       // lane / 4: the pair of columns in the warp's sixteen
-  const int quad;        // lane % 4: the pair of tokens in each eight
-  uint32_t stores = 0;   // staging buffers filled so far
+  const int warp;       // in the warpgroup
+  const int group;      // lane / 4: the pair of columns in the warp's sixteen
+  const int quad;       // lane % 4: the pair of tokens in each eight
+  uint32_t stores = 0;  // staging buffers filled so far
 
-  __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup, int contributor)
+  __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup)
       : params(params),
         smem(smem),
         warpgroup(warpgroup),
-        first_unit(contributor * kUnits<Config>),
         warp(threadIdx.x / 32 % kWarpgroupWarps),
         group(threadIdx.x % 32 / 4),
         quad(threadIdx.x % 4) {}
@@ -46,32 +42,31 @@ struct Epilogue {
   // This thread's columns of every block.
   using Columns = ColumnPair<Config>[kBlocks];
 
-  // `tile_n` is the first column of the warpgroup's first block.
-  __device__ __forceinline__ void load_columns(Columns& columns, int tile_n) const {
+  // `stage_n` is the first column of the stage.
+  __device__ __forceinline__ void load_columns(Columns& columns, int stage_n,
+                                               const Places<Config>& places) const {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      columns[block] = ColumnPair<Config>::load(params, tile_n + block * kBlockN + column());
+      columns[block] = ColumnPair<Config>::load(params, stage_n + places(block) * kBlockN + column());
     }
   }
 
-  // `tile.n` as in load_columns(), `tile.m` the tile's first token.
-  __device__ __forceinline__ void run(const Share& share, const Tile& tile, const Columns& columns) {
+  // A block's results, its columns from `block_n` on, its tokens from `token` on.
+  template <int kCount>
+  __device__ __forceinline__ void run(const Results<kCount>& results, int block_n, int token,
+                                      const ColumnPair<Config>& pair) {
+    if (block_n >= params.n) return;
+    const Finish<Config> finish(params, block_n + column(), pair);
+    if constexpr (kStaged<Config>) {
+      if (params.out_aligned) {
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const int block_n = tile.n + block * kBlockN;
-      if (block_n >= params.n) break;
-      const Finish<Config> finish(params, block_n + column(), columns[block]);
-      if constexpr (kStaged<Config>) {
-        if (params.out_aligned) {
-#pragma unroll
-          for (int chunk = 0; chunk < kResultTokens<Config> / Config::kStoreTokens; ++chunk) {
-            store_chunk(share[block], chunk, block_n, tile.m, finish);
-          }
-          continue;
+        for (int chunk = 0; chunk < kCount * 4 / Config::kStoreTokens; ++chunk) {
+          store_chunk(results, chunk, block_n, token + chunk * Config::kStoreTokens, finish);
         }
+        return;
       }
-      store_direct(share[block], tile.m, finish);
     }
+    store_direct(results, token, finish);
   }
 
   // The last stores must have read shared memory before the CTA gives it up.
@@ -89,9 +84,9 @@ struct Epilogue {
     cutlass::arch::NamedBarrier::sync(kWarpgroupThreads, uint32_t(NamedBarrier::kFirstWarpgroup) + warpgroup);
   }
 
-  __device__ __forceinline__ void store_chunk(const Block& results, int chunk, int block_n, int tile_m,
-                                              const Finish<Config>& finish) {
-    const int token = tile_m + first_unit * 4 + chunk * Config::kStoreTokens;
+  template <int kCount>
+  __device__ __forceinline__ void store_chunk(const Results<kCount>& results, int chunk, int block_n,
+                                              int token, const Finish<Config>& finish) {
     if (token >= params.m) return;
     const uint32_t buffer = stores++ % Config::kStoreBuffers;
     auto& slabs = smem.results[warpgroup][buffer];
@@ -109,8 +104,8 @@ struct Epilogue {
     }
   }
 
-  template <class Slabs>
-  __device__ __forceinline__ void stage(const Block& results, int chunk, Slabs& slabs,
+  template <int kCount, class Slabs>
+  __device__ __forceinline__ void stage(const Results<kCount>& results, int chunk, Slabs& slabs,
                                         const Finish<Config>& finish) const {
     const int column_bytes = column() * int(sizeof(OutStorage));
     const int piece = column_bytes % kSwizzleBytes / 16;
@@ -124,13 +119,13 @@ struct Epilogue {
     }
   }
 
-  __device__ __forceinline__ void store_direct(const Block& results, int tile_m,
+  template <int kCount>
+  __device__ __forceinline__ void store_direct(const Results<kCount>& results, int first_token,
                                                const Finish<Config>& finish) const {
 #pragma unroll
-    for (int i = 0; i < kUnits<Config>; ++i) {
-      const int unit = first_unit + i;
-      const int token = tile_m + unit / 2 * 8 + quad * 2 + unit % 2;
-      if (token < params.m) finish.store(token, results.low[i], results.high[i]);
+    for (int unit = 0; unit < kCount; ++unit) {
+      const int token = first_token + unit / 2 * 8 + quad * 2 + unit % 2;
+      if (token < params.m) finish.store(token, results.low[unit], results.high[unit]);
     }
   }
 };

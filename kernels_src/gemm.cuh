@@ -41,7 +41,7 @@ __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool 
   }
   if constexpr (kSplits<Config> > 1) {
 #pragma unroll
-    for (int warpgroup = 0; warpgroup < kConsumerWarpgroups<Config>; ++warpgroup) {
+    for (int warpgroup = 0; warpgroup < kReceivers<Config>; ++warpgroup) {
       if constexpr (Config::kSplitCluster > 1) {
         Barrier::init(&smem.reduced[warpgroup], 1);
         Barrier::arrive_and_expect_tx(&smem.reduced[warpgroup], kPartialBytes<Config>);
@@ -88,6 +88,32 @@ struct Turns {
   }
 };
 
+// The tile's blocks to `out`: those that others add to last, when their sums have had time to arrive.
+template <class Config>
+__device__ __forceinline__ void store_blocks(Epilogue<Config>& epilogue, const Reduction<Config>& reduction,
+                                             const typename Mainloop<Config>::Accum& accum, const Tile& tile,
+                                             const Places<Config>& places, bool splits,
+                                             const typename Epilogue<Config>::Columns& columns) {
+  constexpr int kBlocks = kWarpgroupBlocks<Config>;
+  constexpr int kWhole = kSplits<Config> == 1 ? kBlocks : kBlocks - kSplitBlocks<Config>;
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+    if (block < kWhole || !splits) {
+      epilogue.run(whole(accum[block]), tile.n + places(block) * kBlockN, tile.m, columns[block]);
+    }
+  }
+  if constexpr (kWhole < kBlocks) {
+    if (!splits) return;
+    typename Reduction<Config>::Share share;
+    reduction.receive(accum, share);
+#pragma unroll
+    for (int block = kWhole; block < kBlocks; ++block) {
+      epilogue.run(share[block - kWhole], tile.n + places(block) * kBlockN,
+                   tile.m + reduction.contributor * kUnits<Config> * 4, columns[block]);
+    }
+  }
+}
+
 template <class Config>
 __device__ __forceinline__ void consume(const Params& params, SharedStorage<Config>& smem, int warpgroup) {
   using Loop = Mainloop<Config>;
@@ -97,29 +123,39 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
   const int along_k = Config::kSplitWarpgroups == 1 ? 0 : warpgroup / Config::kWarpgroupsN;
   const int contributor = scheduler.rank_k * Config::kSplitWarpgroups + along_k;
   const int k_blocks = scheduler.num_k_blocks(ceil_div(params.k, kBlockK));
+  // Whether others add to this warpgroup's blocks; of a pair's, to the last one's.
+  const bool splits = kSplits<Config> > 1 && (!kSharesBlock<Config> || along_n == Config::kWarpgroupsN - 1);
 
-  Loop mainloop(smem, along_n * Loop::kBlocks);
-  Reduction<Config> reduction{smem, warpgroup, contributor};
-  Epilogue<Config> epilogue(params, smem, warpgroup, contributor);
+  Places<Config> places{along_n * Loop::kBlocks, 1};
+  if (kSharesBlock<Config> && scheduler.rank_k == 1) {
+    places = {SharedStorage<Config>::kBlocks - 1 - places.first, -1};
+  }
+  Loop mainloop(smem, places);
+  Reduction<Config> reduction{smem, kSharesBlock<Config> ? 0 : warpgroup, contributor};
+  Epilogue<Config> epilogue(params, smem, warpgroup);
   typename Loop::State state;
   const Turns<Config::kPingpong> turns(warpgroup);
   bool my_turn = !Config::kPingpong || warpgroup == 0;
   bool ready = false;
   for (; !scheduler.done(); scheduler.next()) {
     if (my_turn) {
-      Tile tile = scheduler.tile();
-      tile.n += mainloop.first_block * kBlockN;
+      const Tile tile = scheduler.tile();
       typename Epilogue<Config>::Columns columns;
-      epilogue.load_columns(columns, tile.n);
+      epilogue.load_columns(columns, tile.n, places);
       typename Loop::Accum accum;
       turns.take();
-      mainloop.run(accum, state, k_blocks, along_k);
+      if constexpr (kSharesBlock<Config>) {
+        mainloop.run_sharing(accum, state, k_blocks, scheduler.middle(k_blocks), splits, scheduler.rank_k);
+      } else {
+        mainloop.run(accum, state, k_blocks, along_k);
+      }
       turns.pass();
-      typename Reduction<Config>::Share share;
-      reduction.run(accum, share);
+      if constexpr (kSplits<Config> > 1) {
+        if (splits) reduction.push(accum);
+      }
       if (!ready) wait_for_dependencies();  // a kernel before this one may still read `out`
       ready = true;
-      epilogue.run(share, tile, columns);
+      store_blocks(epilogue, reduction, accum, tile, places, splits, columns);
     } else {
       state.advance(k_blocks);
     }
@@ -133,6 +169,7 @@ __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
                 "cupy_w4a16/_config.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
+  static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2), "a pair of CTAs shares it");
   static_assert(Config::kStages >= 2 * Config::kSplitWarpgroups,
                 "a warpgroup would wait for the stage it holds");
   extern __shared__ __align__(1024) uint8_t shared[];

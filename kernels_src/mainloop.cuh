@@ -20,7 +20,8 @@
 
 namespace w4a16 {
 
-template <class Config>
+// The blocks beyond `kActiveBlocks` of the warpgroup's are left out.
+template <class Config, int kActiveBlocks = kWarpgroupBlocks<Config>>
 struct Mainloop {
   using Element = typename Config::Element;
   using Zero = typename Config::Zero;
@@ -29,7 +30,7 @@ struct Mainloop {
   using Fragment = typename Mma::Fragment;
   using State = PipelineState<Config::kStages>;
 
-  static constexpr int kBlocks = kWarpgroupBlocks<Config>;
+  static constexpr int kBlocks = kActiveBlocks;
   static constexpr int kSteps = kBlockK / 16;
   static constexpr int kHalfSteps = kSteps / 2;
   static constexpr int kBatchSteps = Config::kBatchSteps;
@@ -40,7 +41,7 @@ struct Mainloop {
   static_assert(!kScaleAccumulators || (kBatchSteps == kHalfSteps && kHalfGroups == 1),
                 "a batch has one scale");
 
-  using Accum = Accumulators<Config::kTileM>[kBlocks];
+  using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
 
   // What a thread holds of 64 k: its words, one for each k16 step, and its scales.
   struct HalfStage {
@@ -52,18 +53,18 @@ struct Mainloop {
   struct Registers {
     HalfStage halves[2];
     Fragment fragments[2][kBatchSteps][kBlocks];
-    Accum sums;                    // of the batch in flight, unscaled
-    uint32_t sum_scales[kBlocks];  // what they will be multiplied by
+    Accumulators<Config::kTileM> sums[kBlocks];  // of the batch in flight, unscaled
+    uint32_t sum_scales[kBlocks];                // what they will be multiplied by
   };
 
   Storage& smem;
-  const int first_block;  // of the tile's m64 blocks, the first that this warpgroup multiplies
-  const int warp;         // in the warpgroup: the m16 tile of each block
+  const Places<Config> places;  // of this warpgroup's blocks in a stage
+  const int warp;               // in the warpgroup: the m16 tile of each block
   const int lane;
 
-  __device__ __forceinline__ Mainloop(Storage& smem, int first_block)
+  __device__ __forceinline__ Mainloop(Storage& smem, const Places<Config>& places)
       : smem(smem),
-        first_block(first_block),
+        places(places),
         warp(threadIdx.x / 32 % kWarpgroupWarps),
         lane(threadIdx.x % 32) {}
 
@@ -71,11 +72,40 @@ struct Mainloop {
   // behind all of them.
   __device__ __forceinline__ void run(Accum& accum, State& state, int k_blocks, int turn) const {
     clear(accum);
-    State next_tile = state;
-    next_tile.advance(k_blocks);
-    state.advance(turn);
-    if (turn < k_blocks) multiply_stages(accum, state, k_blocks, turn);
-    state = next_tile;
+    add(accum, state, k_blocks, turn);
+  }
+
+  // The same, where the pair's second half of k begins at `middle`. The last block of the warpgroup that `shares` one
+  // is left out in the peer's half.
+  __device__ __forceinline__ void run_sharing(Accum& accum, State& state, int k_blocks, int middle,
+                                              bool shares, int our_half) const {
+    const Mainloop<Config, kBlocks - 1> without_shared(smem, places);
+    clear(accum);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const int count = half == 0 ? middle : k_blocks - middle;
+      if (!shares || half == our_half) {
+        add(accum, state, count, 0);
+      } else {
+        without_shared.add(accum, state, count, 0);
+      }
+    }
+  }
+
+  // accum += ..., as in run().
+  __device__ __forceinline__ void add(Accum& accum, State& state, int k_blocks, int turn) const {
+    if constexpr (kBlocks == 0) {
+      for (int i = 0; i < k_blocks; ++i, state.advance()) {
+        Barrier::wait(&smem.full[state.stage_idx], state.phase);
+        release(state.stage_idx);
+      }
+    } else {
+      State next_tile = state;
+      next_tile.advance(k_blocks);
+      state.advance(turn);
+      if (turn < k_blocks) multiply_stages(accum, state, k_blocks, turn);
+      state = next_tile;
+    }
   }
 
  private:
@@ -148,7 +178,6 @@ struct Mainloop {
   template <int kBatch>
   __device__ __forceinline__ void issue(Accum& accum, Registers& registers, uint32_t stage_idx) const {
     const uint64_t activations = activation_descriptor(smem.activations[stage_idx][0]);
-    Accum& target = kScaleAccumulators ? registers.sums : accum;
     if constexpr (kScaleAccumulators) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
@@ -160,7 +189,8 @@ struct Mainloop {
     for (int step = 0; step < kBatchSteps; ++step) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
-        Mma::issue(target[block], registers.fragments[kBatch % 2][step][block],
+        auto& target = kScaleAccumulators ? registers.sums[block] : accum[block];
+        Mma::issue(target, registers.fragments[kBatch % 2][step][block],
                    activations + step_offset(kBatch * kBatchSteps + step), !kScaleAccumulators || step > 0);
       }
     }
@@ -178,9 +208,9 @@ struct Mainloop {
     const int column = warp * 16 + lane / 4 * 2;
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      const uint8_t* codes = smem.codes[stage_idx][first_block + block];
+      const uint8_t* codes = smem.codes[stage_idx][places(block)];
       half.words[block] = *reinterpret_cast<const uint4*>(codes + (warp * 2 + kHalf) * 512 + lane * 16);
-      const int tile_column = (first_block + block) * kBlockN + column;
+      const int tile_column = places(block) * kBlockN + column;
 #pragma unroll
       for (int group = 0; group < kHalfGroups; ++group) {
         if constexpr (kHalf == 1 && Config::kGroupSize >= kBlockK) {
@@ -234,16 +264,18 @@ struct Mainloop {
     }
   }
 
-  __device__ __forceinline__ static void clear(Accum& accum) {
+  template <int kCount>
+  __device__ __forceinline__ static void clear(Accumulators<Config::kTileM> (&accum)[kCount]) {
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int block = 0; block < kCount; ++block) {
 #pragma unroll
       for (float& value : accum[block].value) value = 0.0f;
     }
   }
 
   // Keeps reads of the accumulators behind the wait for their wgmma.
-  __device__ __forceinline__ static void fence(Accum& accum) {
+  template <int kCount>
+  __device__ __forceinline__ static void fence(Accumulators<Config::kTileM> (&accum)[kCount]) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll

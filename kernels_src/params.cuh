@@ -24,7 +24,7 @@ struct alignas(64) Params {
   TensorMap a_map;          // (m, k), k fastest; box: kTileM / cluster_n tokens x 64 k, 128-byte swizzle
   TensorMap a_tail_map;     // the same; box: the tokens of the last tile, where they are fewer
   TensorMap out_map;        // (m, n), n fastest; box: kStoreTokens tokens x 128 bytes, 128-byte swizzle
-  TensorMap scales_map;     // (num_groups, n), n fastest; box: groups of a stage x kTileN
+  TensorMap scales_map;     // (num_groups, n), n fastest; box: groups of a stage x kStageN
   TensorMap zeros_map;      // the same
   const uint8_t* a;         // (m, k), rows of a_row_bytes: for kernels without tensor maps
   const uint8_t* b_packed;  // (ceil(n / 64), ceil(k / 128)) blocks
@@ -67,9 +67,31 @@ inline constexpr int kConsumerWarpgroups =
 template <class Config>
 inline constexpr int kStageReaders = Config::kPingpong ? 1 : Config::kWarpgroupsN;
 
-// m64 blocks of weights that one consumer warpgroup multiplies.
+// With a tile of half a block more, a pair of CTAs (a cluster of two) takes 2 x kTileN columns: k of the block between
+// their tiles is split over both, and no other.
 template <class Config>
-inline constexpr int kWarpgroupBlocks = Config::kTileN / kBlockN / kStageReaders<Config>;
+inline constexpr bool kSharesBlock = Config::kTileN % kBlockN != 0;
+
+// Columns of a stage: whole blocks.
+template <class Config>
+inline constexpr int kStageN = (Config::kTileN + kBlockN - 1) / kBlockN * kBlockN;
+
+// m64 blocks of weights that one consumer warpgroup multiplies; how many of them, the last ones, others add to.
+template <class Config>
+inline constexpr int kWarpgroupBlocks = kStageN<Config> / kBlockN / kStageReaders<Config>;
+template <class Config>
+inline constexpr int kSplitBlocks = kSharesBlock<Config> ? 1 : kWarpgroupBlocks<Config>;
+
+// Where a warpgroup's blocks lie in the stage: in a row, and mirrored in the second CTA of a pair, so that the shared
+// block is the last warpgroup's last one in both.
+template <class Config>
+struct Places {
+  int first, step;
+
+  __device__ __forceinline__ int operator()(int block) const {
+    return first + (kSharesBlock<Config> ? step * block : block);
+  }
+};
 
 template <class Config>
 inline constexpr int kThreads = (kConsumerWarpgroups<Config> + 1) * kWarpgroupThreads;
@@ -92,19 +114,19 @@ inline constexpr int kReleaseLanes = 1;
 template <class Config>
 inline constexpr int kSplits = Config::kSplitWarpgroups * Config::kSplitCluster;
 
-// A unit is two neighbouring columns of one token: what a thread stores at once. Units of a block that one
+// A unit is two neighbouring columns of one token: what a thread stores at once. Units of a split block that one
 // contributor ends up with.
 template <class Config>
 inline constexpr int kUnits = Config::kTileM / 4 / kSplits<Config>;
 
-// Tokens that they cover; the results of one warpgroup.
-template <class Config>
-inline constexpr int kResultTokens = kUnits<Config> * 4;
-
 // What the other contributors leave for one warpgroup to add up.
 template <class Config>
-inline constexpr int kPartialBytes = (kSplits<Config> - 1) * kWarpgroupBlocks<Config> * kUnits<Config> * 2 *
+inline constexpr int kPartialBytes = (kSplits<Config> - 1) * kSplitBlocks<Config> * kUnits<Config> * 2 *
                                      int(sizeof(float)) * kWarpgroupThreads;
+
+// Warpgroups that receive them.
+template <class Config>
+inline constexpr int kReceivers = kSharesBlock<Config> ? 1 : kConsumerWarpgroups<Config>;
 
 // Results go through staging buffers and TMA, or straight from registers where there are few.
 template <class Config>
@@ -122,9 +144,9 @@ template <class Config>
 struct SharedStorage {
   using Scale = typename Config::Element::Storage;
   using Zero = typename Config::Zero::Storage;
-  static constexpr int kBlocks = Config::kTileN / kBlockN;
+  static constexpr int kBlocks = kStageN<Config> / kBlockN;
   static constexpr int kGroups = kStageGroups<Config>;
-  static constexpr int kZeroBytes = (kGroups * Config::kTileN * int(sizeof(Zero)) + 127) / 128 * 128;
+  static constexpr int kZeroBytes = (kGroups * kStageN<Config> * int(sizeof(Zero)) + 127) / 128 * 128;
 
   // Activations, [half of k][token][64 k], 128-byte swizzle: the B operand of wgmma.
   alignas(1024) uint8_t activations[Config::kStages][2][Config::kTileM * kSwizzleBytes];
@@ -133,23 +155,22 @@ struct SharedStorage {
       results[kStaged<Config> ? kConsumerWarpgroups<Config> : 1][kStaged<Config> ? Config::kStoreBuffers : 1]
              [kBlockSlabs<Config>][kStaged<Config> ? kSlabBytes<Config> : 16];
   // Partial sums from the other contributors along k, [warpgroup][contributor][unit pair][thread].
-  alignas(
-      128) uint8_t partials[kConsumerWarpgroups<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
+  alignas(128) uint8_t partials[kReceivers<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
   // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
   alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
   // Scales and zeros, [group][column]; the copy engine wants stages at multiples of 128 bytes.
-  alignas(128) Scale scales[Config::kStages][kGroups][Config::kTileN];
+  alignas(128) Scale scales[Config::kStages][kGroups][kStageN<Config>];
   alignas(128) uint8_t zeros[kHasZeros<Config> ? Config::kStages : 1][kHasZeros<Config> ? kZeroBytes : 16];
 
   __device__ __forceinline__ Zero* zeros_of(uint32_t stage_idx, int group) {
-    return reinterpret_cast<Zero*>(zeros[stage_idx]) + group * Config::kTileN;
+    return reinterpret_cast<Zero*>(zeros[stage_idx]) + group * kStageN<Config>;
   }
 
   // full: the producer's copies have landed. empty: every consumer warp that reads the stage has let it go.
   alignas(8) uint64_t full[Config::kStages];
   alignas(8) uint64_t empty[Config::kStages];
   // reduced: all partial sums for this warpgroup have arrived.
-  alignas(8) uint64_t reduced[kConsumerWarpgroups<Config>];
+  alignas(8) uint64_t reduced[kReceivers<Config>];
 };
 
 // Named barriers of the CTA; 0 is __syncthreads.

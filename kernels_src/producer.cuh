@@ -32,17 +32,18 @@ struct Producer {
     return single_pass() ? kEvictLast : kEvictNormal;
   }
 
-  // Columns of the tile that exist.
+  // Columns of the stage that exist.
   __device__ __forceinline__ int columns(const Tile& tile) const {
-    return max(0, min(Config::kTileN, params.n - tile.n));
+    return max(0, min(kStageN<Config>, params.n - tile.n));
   }
 
   // One thread.
   __device__ __forceinline__ void run_weights() const {
     for_each_stage(
         [&](const TileScheduler<Config>& scheduler, const Tile& tile, int k_block, uint32_t stage_idx) {
-          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(tile));
-          load_codes(scheduler, tile, k_block, stage_idx);
+          const Run run = blocks(scheduler, tile, k_block);
+          Barrier::arrive_and_expect_tx(&smem.full[stage_idx], weight_bytes(run));
+          load_codes(scheduler, tile, k_block, stage_idx, run);
           if (params.aligned_groups) load_groups(tile, k_block, stage_idx);
         });
   }
@@ -110,34 +111,44 @@ struct Producer {
   template <class T>
   __device__ __forceinline__ static void copy_row(T* smem_row, const T* row, int count, int lane) {
 #pragma unroll
-    for (int i = 0; i < Config::kTileN; i += 32) {
+    for (int i = 0; i < kStageN<Config>; i += 32) {
       if (i + lane < count) smem_row[i + lane] = row[i + lane];
     }
   }
 
-  // Blocks of the tile that exist.
-  __device__ __forceinline__ int blocks(const Tile& tile) const {
-    return kBlocks == 1 ? (columns(tile) > 0) : ceil_div(columns(tile), kBlockN);
+  struct Run {
+    int first, end;
+  };
+
+  // Blocks of the stage to bring: those that exist, but in the peer's half of k not the shared one, the last or the first.
+  __device__ __forceinline__ Run blocks(const TileScheduler<Config>& scheduler, const Tile& tile,
+                                        int k_block) const {
+    Run run{0, kBlocks == 1 ? (columns(tile) > 0) : ceil_div(columns(tile), kBlockN)};
+    if constexpr (kSharesBlock<Config>) {
+      const bool second_half = k_block >= scheduler.middle(ceil_div(params.k, kBlockK));
+      if (scheduler.rank_k == 0 && second_half) run.end = min(run.end, kBlocks - 1);
+      if (scheduler.rank_k == 1 && !second_half) run.first = min(run.end, 1);
+    }
+    return run;
   }
 
   // What lands in this CTA's stage beside activations, from its own copies and from its cluster's multicasts.
-  __device__ __forceinline__ uint32_t weight_bytes(const Tile& tile) const {
-    uint32_t bytes = blocks(tile) * kBlockBytes;
+  __device__ __forceinline__ uint32_t weight_bytes(const Run& run) const {
+    uint32_t bytes = (run.end - run.first) * kBlockBytes;
     if (params.aligned_groups) {
-      bytes += Config::kTileN * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
+      bytes += kStageN<Config> * kGroups * (sizeof(Scale) + (kHasZeros<Config> ? sizeof(Zero) : 0));
     }
     return bytes;
   }
 
   // CTAs of the cluster along m share the codes: each brings a part of every block to all of them.
   __device__ __forceinline__ void load_codes(const TileScheduler<Config>& scheduler, const Tile& tile,
-                                             int k_block, uint32_t stage_idx) const {
+                                             int k_block, uint32_t stage_idx, const Run& run) const {
     constexpr uint32_t kPart = kBlockBytes / Config::kClusterM;
-    const uint8_t* source = params.b_packed + int64_t(tile.n / kBlockN) * params.b_row_bytes +
+    const uint8_t* source = params.b_packed + int64_t(tile.n / kBlockN + run.first) * params.b_row_bytes +
                             int64_t(k_block) * kBlockBytes + scheduler.rank_m * kPart;
-    const int count = blocks(tile);
 #pragma unroll 1  // the producer has few registers
-    for (int block = 0; block < count; ++block) {
+    for (int block = run.first; block < run.end; ++block) {
       uint8_t* target = smem.codes[stage_idx][block] + scheduler.rank_m * kPart;
       if constexpr (Config::kClusterM == 1) {
         bulk_load(target, source, kPart, &smem.full[stage_idx], weight_policy());

@@ -14,7 +14,7 @@
 
 namespace w4a16 {
 
-// A warpgroup's share of the results of one block: `kUnits` units of a token's two neighbouring columns.
+// A warpgroup's share of the results of one block, or all of them: `kUnits` units of a token's two neighbouring columns.
 // Unit u of thread (warp w, lane 4 g + c): columns 16 w + 2 g (low) and + 1 (high), token 8 (u / 2) + 2 c + u % 2.
 template <int kUnits>
 struct Results {
@@ -31,55 +31,49 @@ __device__ __forceinline__ float high(const Accumulators<kTokens>& accum, int un
   return accum.value[unit / 2 * 4 + 2 + unit % 2];
 }
 
+// All results of a block that nobody else has summed.
+template <int kTokens>
+__device__ __forceinline__ Results<kTokens / 4> whole(const Accumulators<kTokens>& accum) {
+  Results<kTokens / 4> results;
+#pragma unroll
+  for (int unit = 0; unit < kTokens / 4; ++unit) {
+    results.low[unit] = low(accum, unit);
+    results.high[unit] = high(accum, unit);
+  }
+  return results;
+}
+
 template <class Config>
 struct Reduction {
   using Storage = SharedStorage<Config>;
-  static constexpr int kBlocks = kWarpgroupBlocks<Config>;
+  static constexpr int kBlocks = kSplitBlocks<Config>;
+  static constexpr int kFirstBlock = kWarpgroupBlocks<Config> - kBlocks;
   static constexpr int kShare = kUnits<Config>;
   static constexpr bool kRemote = Config::kSplitCluster > 1;
   static constexpr bool kWide = kShare % 2 == 0;  // two units at once
   static constexpr int kPushBytes = kWide ? 16 : 8;
   static constexpr int kPushes = kBlocks * kShare / (kWide ? 2 : 1);  // of one thread to one owner
 
-  using Accum = Accumulators<Config::kTileM>[kBlocks];
+  using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
   using Share = Results<kShare>[kBlocks];
 
   Storage& smem;
-  const int warpgroup;
+  const int receiver;     // the warpgroup; 0 where only one has partial sums
   const int contributor;  // rank of the CTA along k x warpgroups along k + warpgroup along k
 
-  // `accum` summed over all contributors, this one's share of the tokens.
-  __device__ __forceinline__ void run(const Accum& accum, Share& share) const {
-    if constexpr (kSplits<Config> == 1) {
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-        for (int unit = 0; unit < kShare; ++unit) {
-          share[block].low[unit] = low(accum[block], unit);
-          share[block].high[unit] = high(accum[block], unit);
-        }
-      }
-    } else {
-      if constexpr (Config::kSplitCluster > 1)
-        cute::cluster_wait();  // the peers have started and set up their barriers
-      push(accum);
-      Barrier::wait(&smem.reduced[warpgroup], 0);
-      add(accum, share);
-    }
-  }
-
- private:
+  // Gives the others their shares of `accum`.
   __device__ __forceinline__ void push(const Accum& accum) const {
+    if constexpr (kRemote) cute::cluster_wait();  // the peers have started and set up their barriers
     const uint32_t partials = cute::cast_smem_ptr_to_uint(smem.partials[0]);
     const uint32_t reduced = cute::cast_smem_ptr_to_uint(&smem.reduced[0]);
-    const int along_n = warpgroup % Config::kWarpgroupsN;
+    const int along_n = receiver % Config::kWarpgroupsN;
 #pragma unroll
     for (int owner = 0; owner < kSplits<Config>; ++owner) {
       if (owner == contributor) continue;
-      const int owner_warpgroup = owner % Config::kSplitWarpgroups * Config::kWarpgroupsN + along_n;
+      const int owner_receiver = owner % Config::kSplitWarpgroups * Config::kWarpgroupsN + along_n;
       const int slot = contributor - (contributor > owner);
-      uint32_t target = partials + owner_warpgroup * kPartialBytes<Config> + push_offset(slot, 0);
-      uint32_t barrier = reduced + owner_warpgroup * sizeof(uint64_t);
+      uint32_t target = partials + owner_receiver * kPartialBytes<Config> + push_offset(slot, 0);
+      uint32_t barrier = reduced + owner_receiver * sizeof(uint64_t);
       if constexpr (kRemote) {
         const uint32_t rank = owner / Config::kSplitWarpgroups;
         target = cute::set_block_rank(target, rank);
@@ -89,7 +83,7 @@ struct Reduction {
       for (int i = 0; i < kPushes; ++i) {
         const uint32_t address = target + i * kPushBytes * kWarpgroupThreads;
         if constexpr (kWide) {
-          const auto& from = accum[i * 2 / kShare];
+          const auto& from = accum[kFirstBlock + i * 2 / kShare];
           const int unit = owner * kShare + i * 2 % kShare;
           const float4 values =
               make_float4(low(from, unit), high(from, unit), low(from, unit + 1), high(from, unit + 1));
@@ -99,7 +93,7 @@ struct Reduction {
             store_shared(address, values);
           }
         } else {
-          const auto& from = accum[i / kShare];
+          const auto& from = accum[kFirstBlock + i / kShare];
           const int unit = owner * kShare + i % kShare;
           const float2 values = make_float2(low(from, unit), high(from, unit));
           if constexpr (kRemote) {
@@ -109,17 +103,24 @@ struct Reduction {
           }
         }
       }
-      if constexpr (!kRemote) Barrier::arrive(&smem.reduced[owner_warpgroup]);
+      if constexpr (!kRemote) Barrier::arrive(&smem.reduced[owner_receiver]);
     }
   }
 
+  // `accum` summed over all contributors, this one's share of the tokens.
+  __device__ __forceinline__ void receive(const Accum& accum, Share& share) const {
+    Barrier::wait(&smem.reduced[receiver], 0);
+    add(accum, share);
+  }
+
+ private:
   // Bytes from the start of a warpgroup's partial sums to this thread's i-th push of `slot`.
   __device__ __forceinline__ static uint32_t push_offset(int slot, int i) {
     return ((slot * kPushes + i) * kWarpgroupThreads + threadIdx.x % kWarpgroupThreads) * kPushBytes;
   }
 
   __device__ __forceinline__ void add(const Accum& accum, Share& share) const {
-    const uint8_t* partials = smem.partials[warpgroup];
+    const uint8_t* partials = smem.partials[receiver];
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -135,9 +136,10 @@ struct Reduction {
           const int i = (block * kShare + unit) / (kWide ? 2 : 1);
           const float2* pushed =
               reinterpret_cast<const float2*>(partials + push_offset(slot, i)) + (kWide ? unit % 2 : 0);
+          const auto& own = accum[kFirstBlock + block];
           // `from * kShare` is a constant, so the registers of `accum` stay registers.
           float2 pair =
-              make_float2(low(accum[block], from * kShare + unit), high(accum[block], from * kShare + unit));
+              make_float2(low(own, from * kShare + unit), high(own, from * kShare + unit));
           if (from != contributor) pair = *pushed;
           share[block].low[unit] += pair.x;
           share[block].high[unit] += pair.y;
