@@ -11,10 +11,10 @@ from ._heuristics import choose_config
 from ._tuned import tuned_config
 
 
-def config_for(problem: GemmProblem, device: int) -> GemmConfig:
-    """The configuration for `problem` on GPU number `device`."""
+def config_for(problem: GemmProblem, device: int, pdl: bool = False) -> GemmConfig:
+    """The configuration for `problem` on GPU number `device`, launched dependent or not."""
     name, num_sms = _name_and_sms(device)
-    return tuned_config(problem, name, num_sms) or choose_config(problem, num_sms)
+    return tuned_config(problem, name, num_sms, pdl) or choose_config(problem, num_sms, pdl)
 
 
 @cache

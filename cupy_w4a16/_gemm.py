@@ -70,7 +70,7 @@ def gemm(
         both of Hendrycks and Gimpel, arXiv:1606.08415; "silu": x / (1 + exp(-x)); "relu": max(x, 0).
     dtype : dtype of the result, that of `a` (default) or float32
     out : array (..., m, n) to write the result to; its rows may be strided
-    config : GemmConfig to force; None: the tuning file's, or `choose_config`'s
+    config : GemmConfig to force; None: the tuning file's, or `choose_config`'s, for this problem, GPU and pdl
     workspace : uint8 array of `workspace_bytes(problem, config)` bytes
         Takes the copy of `a`, where one is needed; None: memory of CuPy's pool. Calls that may run at the
         same time need one each.
@@ -78,8 +78,8 @@ def gemm(
         Only for `b_packed`, `scales`, `zeros` and `bias` that are complete already: synchronise once after
         making them, and don't pass it where work in flight may be writing them. `a` and `out` may depend on
         anything earlier in the stream, an `a` that is copied first included: they are left alone until all of
-        that is complete, so the result is bitwise the same. `CUPY_W4A16_PDL=0` switches it off, read when a
-        call is first prepared. NumPy arrays have no use for it.
+        that is complete, so with the same config the result is bitwise the same. `CUPY_W4A16_PDL=0` switches
+        it off, read when a call is first prepared. NumPy arrays have no use for it.
 
     Returns
     -------
@@ -180,7 +180,8 @@ def _launch(
 
 def _first(key: Any, device: int, arguments: GemmArguments, config: GemmConfig | None, pdl: bool) -> Any:
     """A usual call whose plan is not there yet; the result."""
-    plan = Plan(arguments, config or config_for(arguments.problem, device), device, wanted(pdl))
+    pdl = wanted(pdl)
+    plan = Plan(arguments, config or config_for(arguments.problem, device, pdl), device, pdl)
     target = cupy.empty(plan.out_shape, plan.out_dtype) if arguments.out is None else arguments.out
     a, b_packed, scales, zeros, bias = (getattr(arguments, name) for name in _INPUTS)
     _launch(plan, device, a, b_packed, scales, zeros, bias, target)

@@ -2,11 +2,14 @@
 
 One JSON file beside the compiled kernels, `tuned.json`:
 
-    {"schema": 1, "devices": {"NVIDIA H100 80GB HBM3, 132 SMs": [
-        {"problem": {"m": 16, "n": 4096, "k": 4096, ...}, "config": {"tile_n": 64, ...}, "us": 6.6, ...}]}}
+    {"schema": 2, "devices": {"NVIDIA H100 80GB HBM3, 132 SMs": [
+        {"problem": {"m": 16, "n": 4096, "k": 4096, ...}, "config": {"tile_n": 64, ...}, "us": 6.6,
+         "pdl": false, ...}]}}
 
-`choose_config` looks there first. A file that can't be read, or an entry that this version does not
-understand, is ignored with one warning: at worst a problem gets the configuration it would get without.
+A call that names no configuration looks there first. What is fastest with dependent launch ("pdl") often is
+not without it, so a winner is used for launches of its own kind alone. A file that can't be read, or an entry
+that this version does not understand, is ignored with one warning: at worst a problem gets the configuration
+it would get without.
 """
 
 from __future__ import annotations
@@ -27,20 +30,26 @@ from . import _paths
 from ._config import GemmConfig, GemmProblem
 from ._validity import invalid_reason
 
-SCHEMA = 1
+SCHEMA = 2
 LOCK_TIMEOUT_S = 10.0
 
 _log = logging.getLogger("cupy_w4a16")
-_NOTHING: Mapping[GemmProblem, GemmConfig] = MappingProxyType({})
+#: Configurations by problem and by whether the launch is dependent.
+_Winners = Mapping[tuple[GemmProblem, bool], GemmConfig]
+_NOTHING: _Winners = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A config measured as the fastest for a problem: its time in µs, and when and by what it was found."""
+    """A config measured as the fastest for a problem, launched dependent (`pdl`) or not.
+
+    `us` is its time in µs; `date` and `version` say when and by what it was found.
+    """
 
     problem: GemmProblem
     config: GemmConfig
     us: float
+    pdl: bool = False
     date: str = ""
     version: str = ""
 
@@ -50,8 +59,8 @@ def tuned_path() -> Path:
     return _paths.cache_dir() / "tuned.json"
 
 
-def load_tuned(device_name: str, num_sms: int) -> Mapping[GemmProblem, GemmConfig]:
-    """Winners for the GPU of that name and size, by problem; read once a process and file.
+def load_tuned(device_name: str, num_sms: int) -> _Winners:
+    """Winners for the GPU of that name and size, by problem and `pdl`; read once a process and file.
 
     >>> from unittest import mock
     >>> with mock.patch.dict(os.environ, CUPY_W4A16_CACHE_DIR="/nonexistent"):
@@ -61,24 +70,27 @@ def load_tuned(device_name: str, num_sms: int) -> Mapping[GemmProblem, GemmConfi
     return _load(tuned_path(), device_key(device_name, num_sms))
 
 
-def tuned_config(problem: GemmProblem, device_name: str, num_sms: int) -> GemmConfig | None:
-    """The winner for `problem`, or for the next larger tuned `m` below twice its own; else None."""
+def tuned_config(
+    problem: GemmProblem, device_name: str, num_sms: int, pdl: bool = False
+) -> GemmConfig | None:
+    """The winner for `problem`, or for the next larger tuned `m` below twice its own; else None.
+
+    Of winners with the same `pdl` alone.
+    """
     winners = load_tuned(device_name, num_sms)
-    if not winners:
-        return None
-    if problem in winners:
-        return winners[problem]
+    if (problem, pdl) in winners:
+        return winners[problem, pdl]
     near = (
         tuned
-        for tuned in winners
-        if problem.m < tuned.m < 2 * problem.m and replace(tuned, m=problem.m) == problem
+        for tuned, its_pdl in winners
+        if its_pdl == pdl and problem.m < tuned.m < 2 * problem.m and replace(tuned, m=problem.m) == problem
     )
     nearest = min(near, key=lambda tuned: tuned.m, default=None)
-    return None if nearest is None else winners[nearest]
+    return None if nearest is None else winners[nearest, pdl]
 
 
 def store_tuned(device_name: str, num_sms: int, winners: Iterable[Winner]) -> Path:
-    """Add `winners` to the file, in place of older ones for the same problems, and return its path.
+    """Add `winners` to the file, in place of older ones for the same problem and `pdl`, and return its path.
 
     Written under another name and renamed, so that a reader never sees half of it. Raises OSError.
     """
@@ -90,8 +102,12 @@ def store_tuned(device_name: str, num_sms: int, winners: Iterable[Winner]) -> Pa
         devices = _read(path)
         key = device_key(device_name, num_sms)
         added = [asdict(winner) for winner in winners]
-        replaced = [entry["problem"] for entry in added]
-        kept = [entry for entry in devices.get(key, []) if entry.get("problem") not in replaced]
+        replaced = [(entry["problem"], entry["pdl"]) for entry in added]
+        kept = [
+            entry
+            for entry in devices.get(key, [])
+            if (entry.get("problem"), entry.get("pdl")) not in replaced
+        ]
         devices[key] = kept + added
         _write(path, {"schema": SCHEMA, "devices": devices})
     _load.cache_clear()
@@ -108,19 +124,20 @@ def device_key(device_name: str, num_sms: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path, key: str) -> Mapping[GemmProblem, GemmConfig]:
+def _load(path: Path, key: str) -> _Winners:
     if not path.exists():
         return _NOTHING
-    found: dict[GemmProblem, GemmConfig] = {}
+    found: dict[tuple[GemmProblem, bool], GemmConfig] = {}
     ignored = 0
     for entry in _read(path).get(key, []):
         try:
             problem, config = GemmProblem(**entry["problem"]), GemmConfig(**entry["config"])
-            usable = invalid_reason(config, problem) is None
+            pdl = entry["pdl"]
+            usable = type(pdl) is bool and invalid_reason(config, problem) is None
         except (KeyError, TypeError, ValueError):  # fields of another version
             usable = False
         if usable:
-            found[problem] = config
+            found[problem, pdl] = config
         else:
             ignored += 1
     if ignored:

@@ -138,7 +138,8 @@ class Linear(LinearValue):
         a : array (..., k) of the dtype of `scales`
             As in `gemm`: any strides, read in place where it is aligned.
         out : array (..., n) to write the result to; its rows may be strided
-        config : GemmConfig to force; None: the tuning file's, or `choose_config`'s
+        config : GemmConfig to force; None: the tuning file's, or `choose_config`'s, for this problem, GPU and
+            launch, dependent or not
 
         Returns
         -------
@@ -205,7 +206,7 @@ class Linear(LinearValue):
                 check_config(config, arguments.problem)
             if not arguments.a_in_place:
                 return None
-            config = config or config_for(arguments.problem, device)
+            config = config or config_for(arguments.problem, device, self._pdl)
             private = self._normalised if takes_normalised(config, arguments.problem) else None
             plan = Plan(arguments, config, device, self._pdl, private)
             self._plans.put(key, plan)

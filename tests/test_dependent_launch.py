@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 import pytest
 
-from cupy_w4a16 import GemmConfig, Linear, _driver, gemm
+from cupy_w4a16 import GemmConfig, GemmProblem, Linear, _driver, choose_config, gemm
 from cupy_w4a16.testing import make_problem
 
 pytestmark = pytest.mark.gpu
@@ -132,7 +132,8 @@ def test_activations_and_out_are_left_alone_until_the_kernel_before_is_over(conf
 def test_copy_of_an_unaligned_a_is_waited_for() -> None:
     # On a stream, without a graph: each round's copy lies where the one before it was.
     values, b_packed, scales = on_gpu(M, N, N)
-    expected = bits(gemm(values, b_packed, scales, group_size=128))
+    options = {"group_size": 128, "config": CONFIGS[0]}
+    expected = bits(gemm(values, b_packed, scales, **options))
     wide = np.zeros((M, N + 6), np.float16)
     wide[:, 3:-3] = cupy.asnumpy(values)
     odd = cupy.asarray(wide)[:, 3:-3]
@@ -140,23 +141,20 @@ def test_copy_of_an_unaligned_a_is_waited_for() -> None:
     out, of_zeros = cupy.empty((M, N), np.float16), cupy.empty((M, N), np.float16)
     cupy.cuda.Device().synchronize()
     for _ in range(50):
-        gemm(odd, b_packed, scales, group_size=128, out=out, pdl=True)
-        gemm(zeros, b_packed, scales, group_size=128, out=of_zeros, pdl=True)
+        gemm(odd, b_packed, scales, out=out, pdl=True, **options)
+        gemm(zeros, b_packed, scales, out=of_zeros, pdl=True, **options)
         np.testing.assert_array_equal(bits(out), expected)
         assert not cupy.asnumpy(of_zeros).any()
 
 
 @pytest.mark.parametrize(
-    ("m", "configs"),
-    [(1, (None,)), (16, (None,)), (200, (None,)), (M, CONFIGS)],
-    ids=["m1", "m16", "m200", "every way"],
+    ("m", "configs"), [(1, ()), (16, ()), (200, ()), (M, CONFIGS)], ids=["m1", "m16", "m200", "every way"]
 )
-def test_chain_of_layers_gives_the_bits_of_one_without(
-    m: int, configs: tuple[GemmConfig | None, ...]
-) -> None:
+def test_chain_of_layers_gives_the_bits_of_one_without(m: int, configs: tuple[GemmConfig, ...]) -> None:
     # Two buffers in turns: a layer that starts too early reads what is not there yet, or writes what the
     # layer before still reads.
     layers = 10
+    configs = configs or (choose_config(GemmProblem(m, N, N), pdl=True),)
     weights = [on_gpu(1, N, N, seed)[1:] for seed in range(layers)]
     start = on_gpu(m, N, N)[0]
     results = []
@@ -171,7 +169,7 @@ def test_chain_of_layers_gives_the_bits_of_one_without(
         np.testing.assert_array_equal(result, first)
 
 
-def _pass_through(layers: list[Linear], buffers: list[Any], configs: tuple[GemmConfig | None, ...]) -> None:
+def _pass_through(layers: list[Linear], buffers: list[Any], configs: tuple[GemmConfig, ...]) -> None:
     for i, layer in enumerate(layers):
         layer(buffers[i % 2], out=buffers[1 - i % 2], config=configs[i % len(configs)])
 

@@ -546,10 +546,11 @@ def assert_same(c: Any, expected: Any) -> None:
 
 
 @pytest.mark.gpu
-def test_linear_is_gemm_bit_for_bit() -> None:
+@pytest.mark.parametrize("pdl", [False, True])
+def test_linear_is_gemm_bit_for_bit(pdl: bool) -> None:
     for m in (1, 16, 200):
-        a, layer = real(m=m)
-        expected = gemm(a, layer.b_packed, layer.scales, group_size=128)
+        a, layer = real(m=m, pdl=pdl)
+        expected = gemm(a, layer.b_packed, layer.scales, group_size=128, pdl=pdl)
         assert_same(layer(a), expected)
         out = cupy.empty_like(expected)
         assert layer(a, out=out) is out
@@ -623,7 +624,7 @@ def test_capture_of_a_kernel_never_loaded_asks_for_a_warm_up() -> None:
 
 @pytest.mark.gpu
 def test_copy_inside_a_capture_wants_a_workspace() -> None:
-    a, layer = real()
+    a, layer = real(pdl=False)  # as gemm: the same config
     expected = cupy.asnumpy(layer(a))
     odd, out = shifted(a), cupy.empty((16, 512), cupy.float16)
     weight = (layer.b_packed, layer.scales, None, 128)

@@ -287,7 +287,7 @@ def test_gpu_gives_the_product_of_the_gathered(m: int, k: int, dtype: str) -> No
     a, a_gpu, host, layer = real(m, k, dtype=dtype)
     weight = (layer.b_packed, layer.scales, layer.zeros, layer.group_size)
     ordered = np.ascontiguousarray(a[:, host.perm])
-    expected = cupy.asnumpy(gemm(cupy.asarray(ordered), *weight))
+    expected = cupy.asnumpy(gemm(cupy.asarray(ordered), *weight, pdl=layer.pdl))  # the same config
     np.testing.assert_array_equal(cupy.asnumpy(layer(a_gpu)), expected)
     out = cupy.empty((m, 192), expected.dtype)
     assert layer(a_gpu, out=out) is out
@@ -365,8 +365,10 @@ def test_captured_permuted_calls_replay_whatever_the_pool_does_meanwhile(m: int)
 @pytest.mark.gpu
 def test_permuted_linear_with_dependent_launch_gives_the_same_bits() -> None:
     _, a_gpu, _, layer = real(16, 512, 512)
-    dependent = Linear(*(getattr(layer, name) for name in ("b_packed", "scales", "zeros", "group_size")),
-                       perm=layer.perm, pdl=True)  # fmt: skip
+    weight = layer.b_packed, layer.scales, layer.zeros, layer.group_size
+    plain, dependent = (Linear(*weight, perm=layer.perm, pdl=pdl) for pdl in (False, True))
     assert dependent.pdl
+    config = GemmConfig(64, 16)
+    expected = cupy.asnumpy(plain(a_gpu, config=config))
     for _ in range(20):
-        np.testing.assert_array_equal(cupy.asnumpy(dependent(a_gpu)), cupy.asnumpy(layer(a_gpu)))
+        np.testing.assert_array_equal(cupy.asnumpy(dependent(a_gpu, config=config)), expected)

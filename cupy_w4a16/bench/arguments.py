@@ -12,6 +12,7 @@ from . import BenchError
 from .shapes import MODEL_SHAPES, TOKENS, parse_shapes, parse_tokens
 
 CHAIN_TOKENS = (1, 16, 64)
+TUNED_CALLS = ("linear", "linear-pdl")  # one of each kind of launch
 ZEROS = ("none", "integer", "float")
 
 
@@ -92,11 +93,17 @@ def add_tune(commands: Any) -> None:
     tune = commands.add_parser(
         "tune",
         help="find the fastest kernel for your shapes and keep it",
-        description="Time Linear with the valid configs for your shapes on this GPU and keep the fastest of "
-        "each in a file beside the compiled kernels; from then on Linear and gemm use them. A number of "
-        "tokens that was not tuned uses the next larger one, up to twice its size.",
+        description="Time Linear with the valid configs for your shapes on this GPU, without dependent "
+        "launch and with it, and keep the fastest of each in a file beside the compiled kernels; from then "
+        "on Linear and gemm use them for launches of that kind. A number of tokens that was not tuned uses "
+        "the next larger one, up to twice its size.",
     )
     _add_problem(tune, shapes=None, tokens="1,2,4,...,8192")
+    tune.add_argument(
+        "--through", nargs="+", choices=TUNED_CALLS, default=TUNED_CALLS, metavar="CALL",
+        help="linear, linear-pdl (with dependent launch) or both: the kinds of launch to tune for (default: "
+        "both; with CUPY_W4A16_PDL=0, linear)",
+    )  # fmt: skip
     _add_rest(tune)
     _add_plan(tune)
     tune.set_defaults(run=_run("tune"))

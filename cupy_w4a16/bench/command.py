@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._config import GemmConfig, GemmProblem
+from .._env import pdl_allowed
 from .._validity import invalid_reason
 from . import BenchError, HangError
 from .arguments import CHAIN_TOKENS, problems_of
@@ -58,7 +59,7 @@ def run_bench(chosen: argparse.Namespace) -> int:
 
 def run_tune(chosen: argparse.Namespace) -> int:
     """`tune`."""
-    problems = problems_of(chosen)
+    problems, through = problems_of(chosen), _launched(chosen.through)
     from . import machine
 
     machine.require_gpu("tune")
@@ -66,18 +67,25 @@ def run_tune(chosen: argparse.Namespace) -> int:
 
     plan = _plan(chosen)
     _print_facts(machine.facts() | {"state": plan.state})
-    print(f"{'N':>7}{'K':>7}{'M':>6}{'µs':>10}{'before':>10}{'gain':>7}  kernel")
+    print(f"{'N':>7}{'K':>7}{'M':>6}{'µs':>10}{'before':>10}{'gain':>7}  {'call':<12}kernel")
 
     def show(winner: Any, before: Any) -> None:
         p = winner.problem
-        gain = before.us / winner.us
-        print(
-            f"{p.n:>7}{p.k:>7}{p.m:>6}{winner.us:>10.2f}{before.us:>10.2f}{gain:>7.3f}  {winner.config.name}",
-            flush=True,
-        )
+        times = f"{winner.us:>10.2f}{before.us:>10.2f}{before.us / winner.us:>7.3f}"
+        print(f"{p.n:>7}{p.k:>7}{p.m:>6}{times}  {winner.name:<12}{winner.config.name}", flush=True)
 
-    print(f"stored in {tune(problems, plan, show)}")
+    print(f"stored in {tune(problems, through, plan, show)}")
     return 0
+
+
+def _launched(through: Sequence[str]) -> list[str]:
+    """Those of `tune`'s calls that launch as they say; `BenchError` where `CUPY_W4A16_PDL=0` leaves none."""
+    names = [name for name in through if name == "linear" or pdl_allowed()]
+    if not names:
+        raise BenchError(
+            f"--through {' '.join(through)}: CUPY_W4A16_PDL=0 switches dependent launch off; unset it"
+        )
+    return names
 
 
 def _run_table(

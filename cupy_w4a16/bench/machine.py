@@ -61,7 +61,7 @@ def facts() -> dict[str, str]:
     """What a table of times has to say about itself, in the order it is printed."""
     versions = _env.versions()
     nvrtc = versions["NVRTC"].split(" (")[0]
-    tuned = load_tuned(device_name(), num_sms())
+    tuned = {problem for problem, _ in load_tuned(device_name(), num_sms())}
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "GPU": f"{device_name()}, {num_sms()} SMs, {l2_bytes() / 2**20:.0f} MiB L2",

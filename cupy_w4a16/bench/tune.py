@@ -1,4 +1,4 @@
-"""Find the fastest config for given shapes on this GPU, and keep it where `choose_config` looks."""
+"""Find the fastest config for given shapes on this GPU, and keep it where calls that name none look."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._tuned import Winner, store_tuned
 from . import BenchError, machine
 from .report import Row
 from .sweep import Plan, sweep
-from .variants import Variant, known_configs, linear_variant, present_config
+from .variants import WAYS, Variant, known_configs
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
@@ -42,28 +42,47 @@ def compiled(variants: Mapping[GemmProblem, Sequence[Variant]]) -> dict[GemmProb
     }
 
 
-def tune(problems: Sequence[GemmProblem], plan: Plan, on_winner: Callable[[Row, Row], None]) -> Path:
-    """Time `Linear` with the valid configs of every problem, store the winners, and return the tuning file.
+def tune(
+    problems: Sequence[GemmProblem],
+    through: Sequence[str],
+    plan: Plan,
+    on_winner: Callable[[Row, Row], None],
+) -> Path:
+    """Time calls with the valid configs of every problem, store the winners, and return the tuning file.
 
-    `on_winner` gets the winner's row and that of the config the problem had so far. What is known is stored
-    shape by shape, so that an interrupted run keeps what it found.
+    `through` names the calls; each has winners of its own, for launches of its kind. `on_winner` gets the
+    winner's row and that of the config the problem had so far. What is known is stored shape by shape, so
+    that an interrupted run keeps what it found.
     """
-    candidates = compiled({problem: _candidates(problem) for problem in problems})
+    candidates = compiled({problem: _candidates(problem, through) for problem in problems})
     path = Path()
     by_shape: dict[tuple[int, int], list[GemmProblem]] = {}
     for problem in problems:
         by_shape.setdefault((problem.n, problem.k), []).append(problem)
     for group in by_shape.values():
-        rows = sweep(group, candidates.__getitem__, peers=(), plan=plan)
-        winners = []
-        for problem in group:
-            winner, current = select_winner(
-                [row for row in rows if row.problem == problem], present_config(problem)
-            )
-            on_winner(winner, current)
-            winners.append(Winner(problem, winner.config, round(winner.us, 3), _today(), __version__))
-        path = store_tuned(machine.device_name(), machine.num_sms(), winners)
+        for name in through:
+            ours = {p: [variant for variant in candidates[p] if variant.name == name] for p in group}
+            winners = _winners(ours, WAYS[name](None), plan, on_winner)
+            path = store_tuned(machine.device_name(), machine.num_sms(), winners)
     return path
+
+
+def _winners(
+    candidates: Mapping[GemmProblem, Sequence[Variant]],
+    untuned: Variant,
+    plan: Plan,
+    on_winner: Callable[[Row, Row], None],
+) -> list[Winner]:
+    """The fastest of each problem's candidates; `untuned` runs what the problem gets so far."""
+    rows = sweep(list(candidates), candidates.__getitem__, peers=(), plan=plan)
+    winners = []
+    for problem in candidates:
+        timed = [row for row in rows if row.problem == problem]
+        winner, current = select_winner(timed, untuned.config_for(problem))
+        on_winner(winner, current)
+        us = round(winner.us, 3)
+        winners.append(Winner(problem, winner.config, us, untuned.pdl, _today(), __version__))
+    return winners
 
 
 def select_winner(rows: Sequence[Row], current: GemmConfig) -> tuple[Row, Row]:
@@ -77,9 +96,13 @@ def select_winner(rows: Sequence[Row], current: GemmConfig) -> tuple[Row, Row]:
     return (now if now.us <= TIE * best.us else best), now
 
 
-def _candidates(problem: GemmProblem) -> list[Variant]:
-    configs = dict.fromkeys([present_config(problem), *known_configs(problem)])
-    return [linear_variant(config) for config in configs]
+def _candidates(problem: GemmProblem, through: Sequence[str]) -> list[Variant]:
+    """Each call with every config that is known, and with the one that the problem gets so far."""
+    found = []
+    for way in (WAYS[name] for name in through):
+        configs = dict.fromkeys([way(None).config_for(problem), *known_configs(problem)])
+        found += [way(config) for config in configs]
+    return found
 
 
 def _today() -> str:

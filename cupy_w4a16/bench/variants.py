@@ -18,6 +18,7 @@ from .._config_table import configs
 from .._gemm import gemm
 from .._kernels import Kernel, kernel_for
 from .._normalised import takes_normalised
+from .._pdl import wanted
 from .._validity import is_valid
 from ..linear import Linear
 from . import BenchError
@@ -42,7 +43,7 @@ class Point:
 class Variant:
     """What is called, what makes the calls of a point, and the config where one is forced.
 
-    `normalises`: it reads normalised scales where a kernel for them exists.
+    `normalises`: it reads normalised scales where a kernel for them exists. `pdl`: its launch is dependent.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Variant:
     config: GemmConfig | None = None
     is_peer: bool = False
     normalises: bool = False
+    pdl: bool = False
 
     @property
     def title(self) -> str:
@@ -57,7 +59,7 @@ class Variant:
 
     def config_for(self, problem: GemmProblem) -> GemmConfig:
         """The config that ours runs `problem` with."""
-        return self.config or present_config(problem)
+        return self.config or present_config(problem, self.pdl)
 
     def kernel_for(self, problem: GemmProblem) -> Kernel:
         """The kernel that ours runs `problem` with."""
@@ -75,7 +77,7 @@ def gemm_variant(config: GemmConfig | None = None, *, pdl: bool = False) -> Vari
             for s in point.weights.sets
         ]
 
-    return Variant("gemm-pdl" if pdl else "gemm", prepare, config)
+    return Variant("gemm-pdl" if pdl else "gemm", prepare, config, pdl=pdl)
 
 
 def linear_variant(config: GemmConfig | None = None, *, pdl: bool = False) -> Variant:
@@ -85,7 +87,7 @@ def linear_variant(config: GemmConfig | None = None, *, pdl: bool = False) -> Va
         layers = linears(point.weights, pdl=pdl)
         return [partial(layer, point.a, out=point.out, config=config) for layer in layers]
 
-    return Variant("linear-pdl" if pdl else "linear", prepare, config, normalises=True)
+    return Variant("linear-pdl" if pdl else "linear", prepare, config, normalises=True, pdl=pdl)
 
 
 def linears(weights: Weights, *, pdl: bool = False) -> list[Any]:
@@ -136,9 +138,9 @@ def known_configs(problem: GemmProblem) -> tuple[GemmConfig, ...]:
     return tuple(dict.fromkeys((*named, *configs(problem))))
 
 
-def present_config(problem: GemmProblem) -> GemmConfig:
-    """What a call gets that names no config, on the current GPU."""
-    return config_for(problem, cupy.cuda.runtime.getDevice())
+def present_config(problem: GemmProblem, pdl: bool) -> GemmConfig:
+    """What a call with this `pdl` gets that names no config, on the current GPU."""
+    return config_for(problem, cupy.cuda.runtime.getDevice(), wanted(pdl))
 
 
 def find_config(text: str, problems: Sequence[GemmProblem]) -> GemmConfig:

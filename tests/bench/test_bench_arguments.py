@@ -39,6 +39,18 @@ def test_mistaken_arguments_end_with_a_sentence(
     assert said in error
 
 
+def test_dependent_launch_that_is_switched_off_is_not_tuned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("linear", "linear-pdl")
+    monkeypatch.delenv("CUPY_W4A16_PDL", raising=False)
+    assert command._launched(both) == ["linear", "linear-pdl"]
+    monkeypatch.setenv("CUPY_W4A16_PDL", "0")
+    assert command._launched(both) == ["linear"]
+    assert main(["tune", "--shapes", "64x128", "--through", "linear-pdl"]) == 2
+    assert "error: --through linear-pdl: CUPY_W4A16_PDL=0 switches" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", ["bench", "bench --host", "bench --chain", "bench --all-configs", "tune --shapes 64x128"]
 )

@@ -56,14 +56,18 @@ def test_bench_sees_a_wrong_result() -> None:
 
 
 @pytest.mark.gpu
-def test_tune_keeps_a_valid_winner(
+def test_tune_keeps_a_valid_winner_for_each_kind_of_launch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tune_module, "known_configs", lambda problem: (LARGE, SMALL))
+    monkeypatch.delenv("CUPY_W4A16_PDL", raising=False)
     assert main(["tune", "--shapes", "256x512", "--m", "16", "--rounds", "2", "--work-ms", "0.2"]) == 0
     tuned = load_tuned(machine.device_name(), machine.num_sms())
-    assert set(tuned) == {GemmProblem(16, 256, 512)}
-    assert f"stored in {tuned_path()}" in capsys.readouterr().out
+    assert set(tuned) == {(GemmProblem(16, 256, 512), pdl) for pdl in (False, True)}
+    assert machine.facts()["tuned"].startswith("1 products, ")
+    printed = capsys.readouterr().out
+    assert f"stored in {tuned_path()}" in printed
+    assert [name for name in printed.split() if name.startswith("linear")] == ["linear", "linear-pdl"]
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from cupy_w4a16 import CompileError, _cache, _load
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmConfig, GemmProblem
 from cupy_w4a16._kernels import Unit, kernel_for
+from cupy_w4a16._tuned import load_tuned
 from cupy_w4a16.bench import BenchError, command, machine, sweep, variants
 from cupy_w4a16.bench import tune as tune_module
 from cupy_w4a16.bench.report import Row
@@ -22,6 +23,7 @@ from cupy_w4a16.bench.variants import Variant
 
 SCALED_SUMS = GemmConfig(64, 16, scale_on="accumulators")
 CONFIGS = LARGE, SMALL, SCALED_SUMS
+PRESENT = {False: LARGE, True: GemmConfig(128, 64)}  # what a call without and with dependent launch gets
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(tune_module, "compile_kernels", compile_kernels)
     for module in (tune_module, variants):
         monkeypatch.setattr(module, "known_configs", lambda problem: CONFIGS)
-        monkeypatch.setattr(module, "present_config", lambda problem: LARGE)
+    monkeypatch.setattr(variants, "present_config", lambda problem, pdl: PRESENT[pdl])
     return names
 
 
@@ -61,19 +63,32 @@ def test_tune_compiles_and_times_what_linear_runs(
     problem: GemmProblem, normalised: bool, asked_for: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[Variant] = []
+    best = {"linear": SCALED_SUMS, "linear-pdl": SMALL}
 
     def sweep_(problems: Any, ours: Any, **_: Any) -> list[Row]:
         timed.extend(ours(problem))
-        return [row_of_variant(10.0 - i, variant, problem) for i, variant in enumerate(timed)]
+        return [
+            row_of_variant(5.0 if variant.config == best[variant.name] else 10.0, variant, problem)
+            for variant in ours(problem)
+        ]
 
     monkeypatch.setattr(tune_module, "sweep", sweep_)
     monkeypatch.setattr(machine, "device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(machine, "num_sms", lambda: 132)
-    winners: list[Row] = []
-    tune_module.tune([problem], sweep.Plan(), lambda winner, before: winners.append(winner))
-    assert [(variant.name, variant.config) for variant in timed] == [("linear", config) for config in CONFIGS]
-    assert [row.config for row in winners] == [SCALED_SUMS]
-    kernels = {config: kernel_for(config, problem, normalised=normalised).name for config in (LARGE, SMALL)}
+    shown: list[tuple[str, GemmConfig, GemmConfig]] = []
+
+    def show(winner: Row, before: Row) -> None:
+        shown.append((winner.name, winner.config, before.config))
+
+    tune_module.tune([problem], tuple(best), sweep.Plan(), show)
+    plain = [("linear", config) for config in CONFIGS]
+    dependent = [("linear-pdl", config) for config in (PRESENT[True], *CONFIGS)]
+    assert [(variant.name, variant.config) for variant in timed] == plain + dependent
+    assert shown == [(name, config, PRESENT[name == "linear-pdl"]) for name, config in best.items()]
+    stored = load_tuned("NVIDIA H100 80GB HBM3", 132)
+    assert stored == {(problem, False): SCALED_SUMS, (problem, True): SMALL}
+    weighted = (LARGE, SMALL, PRESENT[True])
+    kernels = {config: kernel_for(config, problem, normalised=normalised).name for config in weighted}
     kernels[SCALED_SUMS] = kernel_for(SCALED_SUMS, problem).name  # never normalised
     assert set(kernels.values()) <= asked_for
     assert any("normalised" in name for name in asked_for) == normalised
@@ -103,6 +118,31 @@ def test_forced_configs_go_through_what_was_asked_for(
     config = (configs or [LARGE])[0]
     assert {kernel_for(config, problem, normalised=each).name for each in normalised} <= asked_for
     assert any("normalised" in name for name in asked_for) == (True in normalised)
+
+
+def test_rows_show_and_compile_the_config_that_their_launch_gets(asked_for: set[str]) -> None:
+    problem = GemmProblem(17, 256, 512)
+    chosen = bench_arguments("--through linear linear-pdl gemm gemm-pdl")
+    found = command._variants(chosen, [problem], [])(problem)
+    assert {variant.name: variant.config_for(problem) for variant in found} == {
+        name: PRESENT[name.endswith("-pdl")] for name in variants.WAYS
+    }
+    kernels = {
+        kernel_for(config, problem, normalised=each).name
+        for config in PRESENT.values()
+        for each in (False, True)
+    }
+    assert kernels <= asked_for
+
+
+@pytest.mark.parametrize("allowed", ["0", "1"])
+def test_config_shown_is_of_the_launch_that_is_allowed(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPY_W4A16_PDL", allowed)
+    monkeypatch.setattr(variants.cupy.cuda.runtime, "getDevice", lambda: 0)
+    monkeypatch.setattr(variants, "config_for", lambda problem, device, pdl: PRESENT[pdl])
+    for name, way in variants.WAYS.items():
+        is_dependent = name.endswith("-pdl") and allowed == "1"
+        assert way(None).config_for(PROBLEM) == PRESENT[is_dependent]
 
 
 def test_what_does_not_compile_is_left_out(

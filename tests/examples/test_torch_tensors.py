@@ -153,6 +153,7 @@ def test_tensors_on_the_gpu_give_cupys_bits_on_pytorchs_stream(side: Any, dtype:
     expected = bits(linear(cupy.asarray(problem.a)))
     a, b_packed, scales = (tensor(torch, x, "cuda") for x in problem[:3])
     late = torch.zeros_like(a)
+    torch.cuda.synchronize()  # as dependent launch wants it
     before = cupy.cuda.get_current_stream().ptr
     with torch.cuda.stream(side):
         for is_warm in (False, True):  # what is loaded at first may make the host wait
@@ -160,7 +161,7 @@ def test_tensors_on_the_gpu_give_cupys_bits_on_pytorchs_stream(side: Any, dtype:
             side.synchronize()
             torch.cuda._sleep(100_000_000)  # some 50 ms; a kernel on another stream would find zeros
             late.copy_(a)
-            by_layer, by_gemm = TorchLinear(linear)(late), torch_gemm(late, b_packed, scales)
+            by_layer, by_gemm = TorchLinear(linear)(late), torch_gemm(late, b_packed, scales, pdl=linear.pdl)
             copies = by_layer.clone(), by_gemm.clone()
             assert not (is_warm and side.query()), "the host has waited"
     side.synchronize()

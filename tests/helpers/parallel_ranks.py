@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from cupy_w4a16 import GemmProblem, Linear, choose_config
 from cupy_w4a16._kernels import Kernel, kernel_for
 from cupy_w4a16._normalised import takes_normalised
+from cupy_w4a16._pdl import LINEAR_DEFAULT, wanted
 from cupy_w4a16.parallel import ColumnParallel, Communicator, RowParallel, column_shard, connect, row_shard
 from helpers.cases import Case
 
@@ -140,7 +141,7 @@ def kernel_of(m: int, linear: Linear) -> Kernel:
     zeros = None if linear.zeros is None else linear.zeros.dtype.name
     shape = m, linear.out_features, linear.in_features, linear.group_size
     problem = GemmProblem(*shape, linear.scales.dtype.name, zeros, linear.dtype.name)
-    config = choose_config(problem)
+    config = choose_config(problem, pdl=wanted(LINEAR_DEFAULT))
     return kernel_for(config, problem, linear.activation, takes_normalised(config, problem))
 
 
