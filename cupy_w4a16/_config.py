@@ -40,8 +40,9 @@ class GemmConfig:
     - `schedule`: "cooperative", `warpgroups_n` warpgroups share a tile's columns (None: one for
       64, three for 192, else two);
       "pingpong", two warpgroups take whole tiles in turns.
-    - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster. With `tile_n`
-      an odd multiple of 32, a cluster of two takes 2 x `tile_n` columns, and k of the middle 64 only is split.
+    - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster. With
+      `tile_n` an odd multiple of 32, a cluster of two takes 2 x `tile_n` columns, and only k of the 64 in the
+      middle is split.
     - `scale_on`: "weights" before the product, or "accumulators" after each 64 k of it.
     - `ctas_per_sm`: how many CTAs registers and shared memory are cut for.
     - `family`: "wgmma", or "mma" for the fewest tokens: codes straight to registers, `stages` blocks of 128 k

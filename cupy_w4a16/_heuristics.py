@@ -2,21 +2,25 @@
 
 A configuration's time is modelled as
 
-    fixed_us + waves * (wave_us + block_us * blocks of 128 k a contributor) + million_us * million weights
+    fixed_us + hypot(waves * (wave_us + block_us * blocks), million_us * million weights)
 
-where a wave is as many tiles as the GPU holds CTAs, and reading codes counts where one tile holds all tokens.
-The model is there to order configurations. It was fitted, by non-negative least squares of the relative
-error (`bench --fit` on what `bench --all-configs --csv` writes), to sweeps over (n, k) = (4096, 4096),
-(6144, 4096), (4096, 14336), (8192, 8192), (28672, 4096), (8192, 28672), (57344, 8192) and m = 1, 2, 4, ...
-8192, with 12, 24, 48, 96, 160, 192 and 384 between: one H100 80GB HBM3 of 132 SMs, 2026-11-22, through
-`Linear`, float16, group 128, symmetric, cold weights, CUDA graphs. There its choices take 1.004 times as long
-as the best of the configurations swept (geometric mean of 147 points); at worst 1.042, at 4096x14336 and
-m = 8, where it takes the mma tile 32x8 with four warps of eight and with all was best. On ten (n, k) that it
-was not fitted to, eight m each, it was 1.010; at worst 1.17, at 13824x5120 and m = 16.
+where a wave is as many tiles as the GPU holds CTAs, and one that is not full costs 0.7 and 0.3 x its share;
+blocks are of 128 k, those of a contributor; and reading codes, which goes on meanwhile, counts where one tile
+holds all tokens. The model is there to order configurations. Its numbers were fitted by least squares of the
+relative error (`bench --fit` on what `bench --all-configs --csv` writes) to sweeps of one H100 80GB HBM3 of
+132 SMs, 2026-11-22, through `Linear`, float16, group 128, symmetric, cold weights, CUDA graphs, rests from 64
+tokens on: apart for launches that depend on nothing (an older sweep counts half) and for dependent ones,
+where one CTA an SM gains, as the next kernel's CTAs find room beside it. The shapes (n, k): (4096, 4096),
+(6144, 4096), (4096, 14336), (8192, 8192), (28672, 4096), (8192, 28672), (57344, 8192) with m = 1, 2, 4, ...
+8192 (dependent: 512) and 12, 24, 48, 96, 160, 192, 384 between; (13824, 5120), (5120, 5120), (11008, 4096),
+(10240, 8192), (7168, 2048), (5120, 13824) with some of them. There the choices take 1.005 times as long as
+the best of the configurations swept (geometric mean of 201 points; dependent: 1.002 of 161); at worst 1.15,
+at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best.
 
 Swept and dropped, with their best showing against what is here: clusters of 2x1, 1x2 and 2x2 that share
 operands (1.02 times as long), 128x128 pingpong (1.02), 64x256 pingpong (1.02), 128x256 (1.01), 192x192
-(1.02), 256x96 (1.09), 256x64 with k split (1.16); mma tiles of 16x16 (1.02) and 64 columns (1.02).
+(1.02), 256x96 (1.09), 256x64 with k split (1.16), 224x64 with a shared block (1.02), 224x32 (1.01); mma tiles
+of 16x16 (1.02), 64 columns (1.02) and 16 columns with four warps (0.9; but 1.8 with long k, dependent).
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from operator import mul
+from math import ceil, hypot
 from typing import NamedTuple
 
 from ._config import FEW_TOKENS, NAMED_CONFIGS, GemmConfig, GemmProblem
@@ -37,9 +41,17 @@ class Cost(NamedTuple):
     """The model's numbers for one configuration, in microseconds."""
 
     fixed_us: float
-    block_us: float
     wave_us: float
+    block_us: float
     million_us: float
+
+
+class Work(NamedTuple):
+    """What they are multiplied by."""
+
+    waves: float
+    blocks: float
+    million_weights: float
 
 
 def _mma(tile_n: int, tile_m: int, warpgroups: int, ctas_per_sm: int, stages: int) -> GemmConfig:
@@ -55,80 +67,122 @@ def _mma(tile_n: int, tile_m: int, warpgroups: int, ctas_per_sm: int, stages: in
 
 
 COSTS: dict[GemmConfig, Cost] = {
-    _mma(16, 2, 4, 2, 1): Cost(1.716, 0, 0.6279, 0.1638),
-    _mma(16, 2, 2, 4, 1): Cost(2.476, 0, 0.2167, 0.1662),
-    _mma(16, 2, 2, 4, 2): Cost(2.591, 0, 0, 0.1669),
-    _mma(32, 2, 2, 2, 2): Cost(2.67, 0, 0.4892, 0.1651),
-    _mma(32, 2, 4, 1, 1): Cost(2.376, 0, 0.7739, 0.1653),
-    _mma(16, 4, 4, 2, 1): Cost(1.53, 0, 0.7431, 0.1658),
-    _mma(16, 4, 2, 4, 1): Cost(2.493, 0, 0.04556, 0.1715),
-    _mma(16, 4, 2, 4, 2): Cost(2.49, 0, 0.07746, 0.1696),
-    _mma(32, 4, 2, 2, 2): Cost(2.599, 0, 0.4568, 0.1656),
-    _mma(32, 4, 2, 3, 1): Cost(3.4, 0, 0, 0.1682),
-    _mma(16, 8, 4, 2, 1): Cost(1.55, 0, 0.7174, 0.1942),
-    _mma(16, 8, 2, 4, 1): Cost(2.391, 0, 0.06659, 0.1986),
-    _mma(32, 8, 2, 2, 2): Cost(2.937, 0, 0.3506, 0.1671),
-    _mma(32, 8, 2, 3, 1): Cost(3.696, 0, 0, 0.1675),
-    _mma(32, 16, 4, 1, 2): Cost(1.775, 0, 1.963, 0.1951),
-    _mma(32, 16, 2, 1, 2): Cost(1.604, 0, 1.523, 0.2198),
-    _mma(32, 16, 2, 2, 2): Cost(2.903, 0, 0.5489, 0.2046),
-    GemmConfig(64, 16, split_k_cluster=2, scale_on="accumulators"): Cost(1.059, 0.1679, 2.088, 0.0669),
-    GemmConfig(64, 16, split_k_cluster=2, scale_on="accumulators", ctas_per_sm=2): Cost(
-        1.674, 0.08352, 1.962, 0.1341
+    _mma(16, 2, 2, 4, 1): Cost(1.796, 0.5312, 0.1959, 0.1402),
+    _mma(16, 2, 2, 4, 2): Cost(2.288, 0.2134, 0.1445, 0.1519),
+    _mma(16, 2, 4, 2, 1): Cost(1.717, 0.5506, 0.3409, 0.03361),
+    _mma(16, 4, 2, 4, 2): Cost(2.256, 0.1967, 0.1704, 0.1509),
+    _mma(16, 4, 4, 2, 1): Cost(1.559, 0.9622, 0.2486, 0.1154),
+    _mma(32, 4, 2, 3, 1): Cost(1.93, 0.9584, 0.2506, 0.1427),
+    _mma(16, 8, 2, 4, 1): Cost(2.29, 0, 0.1661, 0.1821),
+    _mma(16, 8, 4, 2, 1): Cost(1.534, 1.061, 0.2476, 0.1537),
+    _mma(32, 8, 2, 2, 2): Cost(2.571, 0.8095, 0.1746, 0.1474),
+    _mma(32, 8, 2, 3, 1): Cost(2.516, 0.2266, 0.2629, 0.142),
+    _mma(32, 16, 4, 1, 2): Cost(1.894, 1.687, 0.4281, 0),
+    _mma(32, 16, 2, 1, 2): Cost(1.67, 1.218, 0.2416, 0),
+    GemmConfig(96, 16, split_k_cluster=2, scale_on="accumulators"): Cost(1.805, 1.371, 0.325, 0),
+    GemmConfig(128, 16, split_k_cluster=2, scale_on="accumulators"): Cost(1.198, 2.499, 0.3672, 0),
+    GemmConfig(128, 16, scale_on="accumulators", ctas_per_sm=2): Cost(0, 4.39, 0.3339, 0.1645),
+    GemmConfig(224, 16, warpgroups_n=4, split_k_cluster=2, scale_on="accumulators"): Cost(
+        3.976, 0, 0.5568, 0.09439
     ),
-    GemmConfig(128, 16, split_k_cluster=2, scale_on="accumulators"): Cost(0.9531, 0.2506, 2.314, 0.05528),
-    GemmConfig(128, 16, scale_on="accumulators", ctas_per_sm=2): Cost(3.445, 0.1853, 0.5825, 0.1354),
-    GemmConfig(256, 16, warpgroups_n=4, scale_on="accumulators"): Cost(4.261, 0.4543, 0, 0.05609),
-    GemmConfig(64, 16, split_k_cluster=2, ctas_per_sm=2): Cost(1.759, 0.07494, 1.925, 0.137),
-    GemmConfig(128, 16, split_k_cluster=2): Cost(1.053, 0.2537, 2.214, 0.05245),
-    GemmConfig(128, 16, ctas_per_sm=2): Cost(3.002, 0.1756, 1.016, 0.1364),
-    GemmConfig(256, 16, warpgroups_n=4): Cost(4.319, 0.4418, 0, 0.05794),
-    GemmConfig(64, 32, split_k_cluster=2, scale_on="accumulators"): Cost(0.7326, 0.1515, 2.498, 0.09163),
+    GemmConfig(128, 16, ctas_per_sm=2): Cost(0.2581, 3.926, 0.3372, 0.1643),
+    GemmConfig(128, 16, split_k_cluster=2): Cost(1.244, 2.348, 0.3669, 0),
     GemmConfig(64, 32, split_k_cluster=2, scale_on="accumulators", ctas_per_sm=2): Cost(
-        1.38, 0.1009, 2.196, 0.1449
+        0.4433, 3.933, 0.2513, 0.158
     ),
-    GemmConfig(128, 32, split_k_cluster=2, scale_on="accumulators"): Cost(0.2713, 0.3385, 2.99, 0.02656),
-    GemmConfig(128, 32, scale_on="accumulators", ctas_per_sm=2): Cost(0, 0.235, 3.365, 0.1259),
-    GemmConfig(256, 32, warpgroups_n=4, scale_on="accumulators"): Cost(2.37, 0.5652, 0.5539, 0.04183),
-    GemmConfig(64, 32, split_k_cluster=2): Cost(0.7454, 0.155, 2.463, 0.08813),
-    GemmConfig(64, 32, split_k_cluster=2, ctas_per_sm=2): Cost(1.423, 0.07976, 2.258, 0.1468),
-    GemmConfig(128, 32, split_k_cluster=2): Cost(0.5652, 0.2838, 2.808, 0.04233),
-    GemmConfig(128, 32, ctas_per_sm=2): Cost(0, 0.2236, 3.388, 0.1243),
-    GemmConfig(256, 32, warpgroups_n=4): Cost(3.212, 0.5065, 0, 0.05255),
-    GemmConfig(64, 64, split_k_warpgroups=2, split_k_cluster=2): Cost(0, 0.1656, 3.499, 0.1695),
-    GemmConfig(128, 64, split_k_cluster=2): Cost(0, 0.3769, 3.52, 0.05319),
-    GemmConfig(256, 64, warpgroups_n=4): Cost(0, 0.9021, 0.3265, 0.006821),
-    GemmConfig(192, 64, split_k_cluster=2): Cost(0, 0.397, 4.592, 0.09469),
-    GemmConfig(64, 128, split_k_cluster=2): Cost(0, 0.3962, 3.129, 0),
-    GemmConfig(128, 128, split_k_cluster=2): Cost(0, 0.6953, 3.556, 0.002839),
-    GemmConfig(192, 128, split_k_cluster=2): Cost(0, 0.9514, 5.427, 0.01271),
-    NAMED_CONFIGS["w4a16_sm90_gemm_128"]: Cost(0, 0.7372, 1.015, 0),
-    NAMED_CONFIGS["w4a16_sm90_gemm_64"]: Cost(0, 0.4082, 0.6959, 0),
-    GemmConfig(256, 128): Cost(0, 1.533, 0.04894, 0),
-    GemmConfig(192, 128): Cost(0, 1.135, 0.3547, 0),
-    GemmConfig(128, 192): Cost(0, 1.14, 0.2528, 0),
+    GemmConfig(96, 32, split_k_cluster=2, scale_on="accumulators"): Cost(0.5455, 2.743, 0.3596, 0),
+    GemmConfig(256, 32, warpgroups_n=4, scale_on="accumulators"): Cost(1.514, 0, 0.8075, 0),
+    GemmConfig(64, 32, split_k_cluster=2, ctas_per_sm=2): Cost(0.4084, 4.033, 0.2178, 0.1603),
+    GemmConfig(256, 32, warpgroups_n=4): Cost(0, 3.12, 0.7325, 0.02652),
+    GemmConfig(64, 64, split_k_warpgroups=2, split_k_cluster=2): Cost(0.1645, 3.245, 0.5344, 0),
+    GemmConfig(128, 64, split_k_cluster=2): Cost(0.2056, 3.7, 0.4739, 0),
+    GemmConfig(192, 64, split_k_cluster=2): Cost(0, 4.695, 0.6651, 0),
+    GemmConfig(256, 64, warpgroups_n=4): Cost(0.625, 0.8431, 0.8762, 0.0898),
+    GemmConfig(64, 128, split_k_cluster=2): Cost(0, 3.104, 0.3955, 0),
+    GemmConfig(128, 128, split_k_cluster=2): Cost(0, 4.107, 0.6873, 0.07448),
+    GemmConfig(192, 128, split_k_cluster=2): Cost(0, 4.887, 1.023, 0.09329),
+    GemmConfig(224, 128, split_k_cluster=2): Cost(0, 2.624, 1.271, 0.1146),
+    NAMED_CONFIGS["w4a16_sm90_gemm_64"]: Cost(1.026, 0.7074, 0.3975, 0),
+    GemmConfig(128, 192): Cost(0, 1.338, 1.093, 0),
+    NAMED_CONFIGS["w4a16_sm90_gemm_128"]: Cost(0.01042, 1.667, 0.7201, 0.06359),
+    GemmConfig(192, 128): Cost(0, 1.722, 1.082, 0.1544),
+    GemmConfig(256, 128): Cost(0, 2.028, 1.438, 0.0762),
+}
+
+DEPENDENT_COSTS: dict[GemmConfig, Cost] = {
+    _mma(16, 2, 2, 4, 2): Cost(1.425, 0, 0.2769, 0.09169),
+    _mma(16, 2, 4, 2, 1): Cost(0.76, 0.6035, 0.2957, 0.08725),
+    _mma(32, 2, 2, 2, 2): Cost(0.6946, 0.5061, 0.2606, 0.107),
+    _mma(16, 4, 2, 4, 2): Cost(1.534, 0, 0.2757, 0.1058),
+    _mma(16, 4, 4, 2, 1): Cost(0.7723, 0.8161, 0.2591, 0.1163),
+    _mma(32, 4, 2, 3, 1): Cost(1.032, 0.06324, 0.4488, 0.07085),
+    _mma(32, 4, 2, 2, 2): Cost(0.6775, 0.596, 0.2645, 0.1059),
+    _mma(16, 8, 4, 2, 1): Cost(0.6962, 0.9741, 0.2517, 0.1592),
+    _mma(32, 8, 2, 3, 1): Cost(1.815, 0, 0.4007, 0.1036),
+    _mma(32, 8, 4, 1, 1): Cost(0.6356, 1.155, 0.3766, 0),
+    _mma(32, 8, 2, 2, 2): Cost(0.8984, 0.1979, 0.3048, 0.09012),
+    _mma(32, 16, 2, 1, 2): Cost(0.2943, 1.137, 0.2425, 0),
+    _mma(32, 16, 4, 1, 2): Cost(0.7836, 1.539, 0.4027, 0.06763),
+    GemmConfig(64, 16, split_k_cluster=2, scale_on="accumulators", ctas_per_sm=2): Cost(
+        0.3147, 1.633, 0.3437, 0.05291
+    ),
+    GemmConfig(96, 16, split_k_cluster=2, scale_on="accumulators"): Cost(0.4059, 1.417, 0.3243, 0),
+    GemmConfig(128, 16, scale_on="accumulators", ctas_per_sm=2): Cost(0, 0, 0.7033, 0),
+    GemmConfig(224, 16, warpgroups_n=4, split_k_cluster=2, scale_on="accumulators"): Cost(
+        1.48, 0, 0.579, 0.07855
+    ),
+    GemmConfig(64, 16, split_k_cluster=2, ctas_per_sm=2): Cost(0.363, 1.516, 0.363, 0),
+    GemmConfig(128, 16, ctas_per_sm=2): Cost(0, 0, 0.5419, 0.1179),
+    GemmConfig(64, 32, split_k_cluster=2, scale_on="accumulators", ctas_per_sm=2): Cost(
+        0.3771, 1.733, 0.404, 0.04475
+    ),
+    GemmConfig(64, 32, split_k_cluster=2, scale_on="accumulators"): Cost(0, 2.229, 0.2557, 0),
+    GemmConfig(96, 32, split_k_cluster=2, scale_on="accumulators"): Cost(0, 1.926, 0.362, 0),
+    GemmConfig(128, 32, scale_on="accumulators", ctas_per_sm=2): Cost(0, 0, 0.7977, 0),
+    GemmConfig(64, 32, split_k_cluster=2, ctas_per_sm=2): Cost(0.2485, 1.782, 0.3706, 0.06036),
+    GemmConfig(64, 32, split_k_cluster=2): Cost(0, 2.274, 0.2387, 0),
+    GemmConfig(128, 32, ctas_per_sm=2): Cost(0, 0, 0.7595, 0),
+    GemmConfig(64, 64, split_k_warpgroups=2, split_k_cluster=2): Cost(0, 2.421, 0.5479, 0),
+    GemmConfig(128, 64, split_k_cluster=2): Cost(0, 2.674, 0.4616, 0.04881),
+    GemmConfig(192, 64, split_k_cluster=2): Cost(0, 3.023, 0.668, 0),
+    GemmConfig(256, 64, warpgroups_n=4): Cost(1.488, 0.6375, 0.8198, 0.08783),
+    GemmConfig(64, 128, split_k_cluster=2): Cost(0, 2.388, 0.3937, 0),
+    GemmConfig(128, 128, split_k_cluster=2): Cost(0, 2.983, 0.6898, 0.06491),
+    GemmConfig(160, 128, split_k_cluster=2): Cost(0.03464, 2.856, 0.9063, 0.09369),
+    GemmConfig(192, 128, split_k_cluster=2): Cost(0, 3.743, 1.013, 0.0742),
+    GemmConfig(224, 128, split_k_cluster=2): Cost(0.2562, 2.993, 1.189, 0.08112),
+    NAMED_CONFIGS["w4a16_sm90_gemm_64"]: Cost(0.9804, 0.4371, 0.3831, 0.02531),
+    NAMED_CONFIGS["w4a16_sm90_gemm_128"]: Cost(0.9436, 0.9881, 0.686, 0.06418),
+    GemmConfig(128, 192): Cost(1.559, 0.7764, 1.016, 0),
+    GemmConfig(192, 128): Cost(1.201, 1.843, 1.003, 0.1237),
+    GemmConfig(256, 128): Cost(2.367, 1.336, 1.333, 0.05275),
 }
 
 
+WAVE_START = 0.7  # of a wave's time, however few of its tiles there are
+
 # On a hot card, k split with many tokens read up to 20 % slower than in the sweeps (8192x28672, m = 256:
 # 199 us and 166; 8192x8192, m = 128: 29.4 and 26.2), other configurations hardly so.
-SPLIT_MARGIN = 1.04
+SPLIT_MARGIN = 1.02
 
 
 @lru_cache(maxsize=4096)
-def choose_config(problem: GemmProblem, num_sms: int = 132) -> GemmConfig:
-    """The configuration for `problem` on a GPU of `num_sms` multiprocessors; a pure function of the two.
+def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -> GemmConfig:
+    """The configuration for `problem` on a GPU of `num_sms` multiprocessors, a pure function.
+
+    `pdl` says whether the launch is dependent, which another configuration may suit better.
 
     >>> choose_config(GemmProblem(4096, 4096, 4096)).name
     '256x128x128_1x1_cooperative'
     >>> choose_config(GemmProblem(1, 4096, 4096)).family
     'mma'
     """
-    candidates = [config for config in COSTS if serves(config, problem.m) and is_valid(config, problem)]
+    costs = DEPENDENT_COSTS if pdl else COSTS
+    candidates = [config for config in costs if serves(config, problem.m) and is_valid(config, problem)]
     candidates = [config for config in candidates if not _outdone(config, candidates, problem)]
     if not candidates:  # float32 zeros of small groups leave room for few stages: take what fits
-        candidates = [config for config in COSTS if is_valid(config, problem)]
-    return best(candidates, COSTS, problem, num_sms)
+        candidates = [config for config in costs if is_valid(config, problem)]
+    return best(candidates, costs, problem, num_sms)
 
 
 def best(
@@ -159,24 +213,39 @@ def serves(config: GemmConfig, m: int) -> bool:
         return m <= 16 and config.tile_m == next(tile for tile in (2, 4, 8, 16) if tile >= m)
     if config.tile_m <= 32:
         return 4 < m <= config.tile_m and (m > 16 or config.tile_m == 16)
+    if config.shares_block:
+        return m > 64
     if config.splits > 1:
         return 32 < m <= config.tile_m * (1 if config.tile_m == 64 else 2)
     return m > 32
 
 
-def terms(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Cost:
-    """What each number of a `Cost` is multiplied by."""
-    tiles_n, tiles_m = -(-problem.n // config.tile_n), -(-problem.m // config.tile_m)
-    waves = -(-tiles_n * tiles_m * config.split_k_cluster // (num_sms * config.ctas_per_sm))
+def work(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Work:
+    """How often `problem` makes a configuration do what it costs."""
+    tiles_m = -(-problem.m // config.tile_m)
+    tiles = -(-problem.n // config.cluster_tile_n) * tiles_m
+    full = tiles * config.split_k_cluster / (num_sms * config.ctas_per_sm)
+    waves = WAVE_START * ceil(full) + (1 - WAVE_START) * full
+    blocks = -(-problem.k // BLOCK_K) / (1 if config.shares_block else config.splits)
     million_weights = problem.n * problem.k * 1e-6
     if config.family == "mma":
-        return Cost(1.0, 0.0, waves, million_weights * tiles_m)
-    blocks = -(-problem.k // BLOCK_K) / config.splits
-    return Cost(1.0, waves * blocks, waves, million_weights if tiles_m == 1 else 0.0)
+        return Work(waves, blocks, million_weights * tiles_m)
+    return Work(waves, blocks, million_weights if tiles_m == 1 else 0.0)
 
 
 def modelled_us(
     config: GemmConfig, problem: GemmProblem, num_sms: int, costs: Mapping[GemmConfig, Cost] = COSTS
 ) -> float:
-    """The model's time; right within about 10 % where the sweep went, a means of comparison elsewhere."""
-    return sum(map(mul, costs[config], terms(config, problem, num_sms)))
+    """The model's time; right within about 10 % where the sweeps went, a means of comparison elsewhere."""
+    return time_us(costs[config], work(config, problem, num_sms))
+
+
+def time_us(cost: Cost, done: Work) -> float:
+    """The model.
+
+    >>> time_us(Cost(1.0, 1.0, 0.5, 0.1), Work(1.0, 4.0, 40.0))
+    6.0
+    """
+    return cost.fixed_us + hypot(
+        done.waves * (cost.wave_us + cost.block_us * done.blocks), cost.million_us * done.million_weights
+    )

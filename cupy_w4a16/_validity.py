@@ -173,7 +173,11 @@ def _shape_reason(config: GemmConfig) -> str | None:
             )
     elif config.stage_n % (config.stage_readers * BLOCK_N):
         return f"{config.stage_readers} warpgroups can't share tile_n = {config.tile_n} in multiples of 64"
-    if config.shares_block and (config.split_k_cluster, config.splits, config.schedule) != (2, 2, "cooperative"):
+    if config.shares_block and (config.split_k_cluster, config.splits, config.schedule) != (
+        2,
+        2,
+        "cooperative",
+    ):
         return (
             f"tile_n is {config.tile_n}, where two CTAs share a block: split_k_cluster must be 2, "
             "split_k_warpgroups 1 and schedule 'cooperative'"

@@ -9,18 +9,19 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from .._config import GemmConfig, GemmProblem
-from .._heuristics import Cost, best, serves, terms
+from .._heuristics import Cost, Work, best, serves, time_us, work
 from . import BenchError
 
-LEAST_POINTS = 4  # as many as a Cost has numbers
+LEAST_POINTS = 6  # a Cost has four numbers
 FAR_COUNTS_LESS = 2
+# Relative errors beyond this count linearly: single times are off by as much.
+OUTLYING = 0.05
+# The model has several valleys: memory-bound, bound by arithmetic, by the start of a wave.
+STARTS = (2.0, 1.0, 0.1, 0.15), (1.0, 2.0, 0.3, 0.05), (3.0, 0.5, 0.8, 0.1), (0.5, 3.0, 0.2, 0.15)
 Times = Mapping[GemmProblem, Mapping[GemmConfig, float]]
 
 
@@ -55,19 +56,14 @@ def fit(times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
     What is squared is the relative error, times the best time at that point over the configuration's own, to
     the power of `FAR_COUNTS_LESS`: where it is far from being chosen, it need not be right.
     """
-    points: dict[GemmConfig, list[tuple[list[float], float]]] = {}
+    points: dict[GemmConfig, list[tuple[Work, float, float]]] = {}
     for problem, measured in times.items():
         fastest_us = min(measured.values())
         for config, us in measured.items():
             if serves(config, problem.m):
                 weight = (fastest_us / us) ** FAR_COUNTS_LESS
-                row = [weight * x / us for x in terms(config, problem, num_sms)]
-                points.setdefault(config, []).append((row, weight))
-    return {
-        config: Cost(*_non_negative(*zip(*found, strict=True)))
-        for config, found in points.items()
-        if len(found) >= LEAST_POINTS
-    }
+                points.setdefault(config, []).append((work(config, problem, num_sms), us, weight))
+    return {config: _fitted(found) for config, found in points.items() if len(found) >= LEAST_POINTS}
 
 
 def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> list[Choice]:
@@ -89,7 +85,8 @@ def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
     costs = fit(times, num_sms)
     found = choices(costs, times, num_sms)
     lines = [
-        f"    {_text(config)}: Cost({', '.join(f'{x:.4g}' for x in cost)})," for config, cost in costs.items()
+        f"    {_text(config)}: Cost({', '.join(f'{round(x, 5):.4g}' for x in cost)}),"
+        for config, cost in costs.items()
     ]
     if found:
         mean = math.exp(sum(math.log(choice.times_as_long) for choice in found) / len(found))
@@ -102,23 +99,19 @@ def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _non_negative(rows: Sequence[Sequence[float]], target: Sequence[float]) -> list[float]:
-    """x >= 0 with the least |rows @ x - target|: the best of plain least squares, whatever is set to 0.
+def _fitted(points: Sequence[tuple[Work, float, float]]) -> Cost:
+    """The cost that `points`, of work, time in µs and weight, speak for."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise BenchError("--fit needs SciPy: pip install 'cupy-w4a16[bench]'") from error
 
-    >>> [round(x, 6) for x in _non_negative([[1.0, 0.5], [0.5, 1.0]], [1.0, 1.0])]
-    [0.666667, 0.666667]
-    """
-    a, b = np.asarray(rows), np.asarray(target)
-    size = a.shape[1]
-    best, least = [0.0] * size, math.inf
-    for count in range(1, size + 1):
-        for used in combinations(range(size), count):
-            x, *_ = np.linalg.lstsq(a[:, used], b, rcond=None)
-            error = float(np.linalg.norm(a[:, used] @ x - b))
-            if (x >= 0).all() and error < least * (1 - 1e-9):
-                least = error
-                best = [float(x[used.index(i)]) if i in used else 0.0 for i in range(size)]
-    return best
+    def errors(numbers: Sequence[float]) -> list[float]:
+        return [weight * (time_us(Cost(*numbers), done) / us - 1) for done, us, weight in points]
+
+    options = {"bounds": (0.0, math.inf), "loss": "soft_l1", "f_scale": OUTLYING}
+    tries = [least_squares(errors, start, **options) for start in STARTS]
+    return Cost(*min(tries, key=lambda found: found.cost).x.tolist())
 
 
 def _problem(row: Mapping[str, str]) -> GemmProblem:
