@@ -112,6 +112,9 @@ def test_every_config_and_pair_of_options_is_looked_at() -> None:
         if one < other:
             seen = {(getattr(case, one), getattr(case, other)) for case in PAIRED}
             assert seen == set(product(its, others)), (one, other)
+    for name in ("group_size", "dtype", "zeros", "float32_out"):
+        sharing = {getattr(case, name) for case in PAIRED if case.config and case.config.shares_block}
+        assert sharing == set(KERNEL_OPTIONS[name])
 
 
 def test_every_config_that_can_is_looked_at_with_normalised_scales() -> None:

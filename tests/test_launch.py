@@ -24,6 +24,7 @@ from cupy_w4a16._paths import kernels_src
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 A, B, SCALES, ZEROS, BIAS, OUT = (1 << 40, 2 << 40, 3 << 40, 4 << 40, 5 << 40, 6 << 40)
 M, N, K, GROUP = 48, 512, 1024, 128
+PAIR = GemmConfig(224, 128, split_k_cluster=2)
 
 
 @pytest.fixture
@@ -199,6 +200,18 @@ def test_environment_switches_dependence_off(driver: FakeDriver, monkeypatch: py
 )
 def test_grid_size(config: GemmConfig, max_clusters: int, expected: int) -> None:
     assert grid_size(config, GemmProblem(4096, 8192, 4096), max_clusters) == expected
+
+
+@pytest.mark.parametrize(("n", "tiles"), [(1, 1), (193, 1), (448, 1), (449, 2)])
+def test_pairs_of_ctas_that_share_a_block_fill_the_grid(driver: FakeDriver, n: int, tiles: int) -> None:
+    gemm(**arrays(n=n, m=200), config=PAIR)
+    assert driver.last.grid == (tiles * 2 * 2, 1, 1)  # 200 tokens are two tiles, of two CTAs each
+    assert driver.last.attributes == ((CLUSTER, (2, 1, 1)),)
+
+
+def test_stages_of_half_a_block_more_bring_scales_of_whole_blocks(driver: FakeDriver) -> None:
+    gemm(**arrays(n=448), config=PAIR)
+    assert driver.last.params["scales_map"][5:7] == (256, 1)
 
 
 # ------------------------------------------------------------------------------------ what is remembered

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import cupy
 import numpy as np
 import pytest
 from helpers.cases import DTYPES, ZEROS, Case, valid, wide_scales
-from helpers.configs import CONFIGS, KERNEL_OPTIONS
+from helpers.configs import CONFIGS, KERNEL_OPTIONS, SHARING_CONFIGS
 from helpers.covering import covering, pairs_of
 from helpers.gpu import Placed, multiply, poisoned
 
@@ -18,6 +19,7 @@ from cupy_w4a16._config import NAMED_CONFIGS
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("compiled")]
 
 NAMED = tuple(NAMED_CONFIGS.values())
+LARGEST_PAIR = max(SHARING_CONFIGS, key=lambda config: config.tile_n * config.tile_m)
 # Kinds of weight that every configuration meets; the others are spread over the configurations.
 KINDS: tuple[dict[str, Any], ...] = (
     {},
@@ -31,9 +33,11 @@ KINDS: tuple[dict[str, Any], ...] = (
 
 def identity_cases() -> list[Case]:
     weights = {"group_size": (32, 64, 128, 256, -1), "dtype": DTYPES, "zeros": ZEROS}
-    families = [*pairs_of(weights), *(("family", name) for name in weights)]
+    kinds = ("family", "shares_block")
     spread = covering(
-        {"config": CONFIGS} | weights, families, traits=lambda row: {"family": row["config"].family}
+        {"config": CONFIGS} | weights,
+        [*pairs_of(weights), *product(kinds, weights)],
+        traits=lambda row: {kind: getattr(row["config"], kind) for kind in kinds},
     )
     rows = [{"config": config} | kind for config in CONFIGS for kind in KINDS]
     rows += [row for row in spread if row not in rows]
@@ -103,7 +107,9 @@ def test_groups_larger_than_a_stage_and_than_k(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("case", [Case(4096, 4096, 4096, config=config) for config in NAMED], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(4096, 4096, 4096, config=config) for config in (*NAMED, LARGEST_PAIR)], ids=str
+)
 def test_every_tile_of_a_full_size_problem(case: Case) -> None:
     check(case)
 
@@ -122,7 +128,7 @@ def test_several_tiles_for_one_cta(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    valid(Case(c.tile_m + 9, c.tile_n + 24, 2600, config=c) for c in CONFIGS),
+    valid(Case(c.tile_m + 9, c.cluster_tile_n + 24, 2600, config=c) for c in CONFIGS),
     ids=str,
 )
 def test_ring_of_stages_goes_round(case: Case) -> None:

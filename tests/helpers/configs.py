@@ -34,6 +34,9 @@ _OTHERS = [
     GemmConfig(64, 128, schedule="pingpong", stages=2),
     GemmConfig(128, 64, schedule="pingpong"),
     GemmConfig(256, 128, cluster_n=2),
+    GemmConfig(96, 192, split_k_cluster=2),  # the shared block's tokens take several staged stores
+    GemmConfig(160, 8, split_k_cluster=2),  # and here a unit a thread
+    GemmConfig(160, 32, split_k_cluster=2, warpgroups_n=1, scale_on="accumulators"),
     GemmConfig(16, 2, family="mma", scale_on="accumulators", stages=4),
     GemmConfig(64, 8, family="mma", scale_on="accumulators", split_k_warpgroups=2, stages=1),
 ]
@@ -43,6 +46,7 @@ CONFIGS = tuple(dict.fromkeys((*TABLE, *_OTHERS)))
 
 
 NORMALISED_CONFIGS = tuple(config for config in CONFIGS if takes_normalised(config, GemmProblem(1, 1, 1)))
+SHARING_CONFIGS = tuple(config for config in CONFIGS if config.shares_block)
 
 
 @cache
@@ -69,7 +73,9 @@ def normalised_kernels() -> tuple[Kernel, ...]:
 def paired_kernels(every_config: bool = False) -> tuple[Case, ...]:
     """Cases, without sizes, whose kernels cover pairs of what is in their text, and every configuration."""
     options = ("group_size", "dtype", "zeros", "float32_out")
-    fields = ("family", "tile_m", "schedule", "splits", "cluster_size", "scale_on", "ctas_per_sm")
+    fields = (
+        "family", "tile_m", "schedule", "splits", "cluster_size", "shares_block", "scale_on", "ctas_per_sm"
+    )  # fmt: skip
     goals = [*pairs_of(KERNEL_OPTIONS), ("activation", "family"), ("dtype", "tile_m")]
     goals += [(field, option) for field in fields if field != "tile_m" for option in options]
     if every_config:

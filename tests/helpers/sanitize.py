@@ -30,7 +30,7 @@ from cupy_w4a16._config import NAMED_CONFIGS
 from cupy_w4a16._kernels import kernel_for, unit_for
 from cupy_w4a16._normalised import takes_normalised
 from helpers.cases import Case
-from helpers.configs import NORMALISED_CONFIGS, paired_kernels
+from helpers.configs import NORMALISED_CONFIGS, SHARING_CONFIGS, paired_kernels
 
 
 def cases() -> list[Case]:
@@ -39,14 +39,17 @@ def cases() -> list[Case]:
     for i, case in enumerate(paired_kernels()):
         config = case.config
         assert config is not None
-        n = (
-            config.tile_n * config.cluster_n + (40, 35)[i % 2]
-        )  # aligned for bulk copies and TMA stores, or not
+        n = config.cluster_tile_n + (40, 35)[i % 2]  # aligned for bulk copies and TMA stores, or not
         m = config.tile_m * config.cluster_m + 3
         # Enough k that every contributor uses stages again. Rows of a are multiples of 16 bytes: nothing is
         # copied, which would be CuPy's kernel.
         found.append(case.with_(m=m, n=n, k=2216, bias=i % 2 == 0, seed=i))
     found += [Case(c.tile_m + 3, c.tile_n + 40, 1096, config=c) for c in NORMALISED_CONFIGS[::4]]
+    # The second pair has part of its shared block; every CTA takes all k.
+    sharing = [c for c in SHARING_CONFIGS if c in NORMALISED_CONFIGS]
+    found += [
+        Case(c.tile_m // 2 + 3, 3 * c.tile_n - (8, 3)[i % 2], 2216, config=c) for i, c in enumerate(sharing)
+    ]
     found += [Case(3, 135 * c.tile_n - 8, 136, config=c) for c in NAMED_CONFIGS.values()]
     return found
 
