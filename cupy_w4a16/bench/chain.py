@@ -22,7 +22,7 @@ from .cublas import Blas
 from .shapes import Model, Shape, calls_for, estimated_us, rotation, weight_bytes
 from .weights import PackedSet, random_set
 
-WORK_US, EAGER_S = 10_000.0, 0.05
+WORK_US, EAGER_S, EAGER_ROUNDS = 10_000.0, 0.02, 4
 CHECKED_BLOCKS = 2
 ERROR_LIMIT = 0.01  # about a dozen layers in half precision, each 3e-4 off
 
@@ -58,9 +58,12 @@ class Layer:
 
 
 def measure_chain(
-    model: Model, m: int, *, dtype: str, group_size: int, rounds: int, seed: int = 0
+    model: Model, m: int, *, dtype: str, group_size: int, rounds: int, rest: float, seed: int = 0
 ) -> list[Chained]:
-    """FP16 and W4A16, without and with dependent launch, through the layers of `model` at `m` tokens."""
+    """FP16 and W4A16, without and with dependent launch, through the layers of `model` at `m` tokens.
+
+    Ways take turns; before each the GPU rests, `rest` times as long as it takes.
+    """
     stream = cupy.cuda.Stream(non_blocking=True)
     with machine.watched(), stream:
         blas = Blas(stream)
@@ -73,8 +76,8 @@ def measure_chain(
             replays = [
                 timing.capture(in_graph, passes * len(layers), stream) for _, in_graph in ways.values()
             ]
-            eager_us = [_eager_us(eager, stream) for eager, _ in ways.values()]
-            graphs = timing.interleaved(replays, rounds, stream, seed)
+            eager_us = _eager_us([eager for eager, _ in ways.values()], stream, rest)
+            graphs = timing.interleaved(replays, rounds, stream, seed, rest)
         finally:
             blas.close()
     return [
@@ -160,16 +163,24 @@ def _check(layers: Sequence[Layer], block: int, ways: dict[str, list[Callable[[]
                 )
 
 
-def _eager_us(calls: Sequence[Callable[[], Any]], stream: Any) -> float:
-    """µs a call of whole passes launched from Python, until the GPU has finished them; the best of three."""
-    best = float("inf")
-    for _ in range(3):
-        stream.synchronize()
-        start, passes = time.perf_counter(), 0
-        while time.perf_counter() - start < EAGER_S:
-            for call in calls:
-                call()
-            passes += 1
-        stream.synchronize()
-        best = min(best, (time.perf_counter() - start) / (passes * len(calls)) * 1e6)
+def _eager_us(ways: Sequence[Sequence[Callable[[], Any]]], stream: Any, rest: float) -> list[float]:
+    """For each way, µs a call of whole passes launched from Python; the best of `EAGER_ROUNDS`."""
+    best = [float("inf")] * len(ways)
+    for _ in range(EAGER_ROUNDS):
+        for i, calls in enumerate(ways):
+            took_s, count = _eager_pass(calls, stream)
+            best[i] = min(best[i], took_s / count * 1e6)
+            time.sleep(rest * took_s)
     return best
+
+
+def _eager_pass(calls: Sequence[Callable[[], Any]], stream: Any) -> tuple[float, int]:
+    """Seconds until the GPU has done what Python launched, in whole passes for `EAGER_S`, and its calls."""
+    stream.synchronize()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < EAGER_S:
+        for call in calls:
+            call()
+        count += len(calls)
+    stream.synchronize()
+    return time.perf_counter() - start, count

@@ -188,6 +188,7 @@ def _run_chain(chosen: argparse.Namespace) -> int:
                 dtype=chosen.dtype,
                 group_size=chosen.group_size,
                 rounds=chosen.rounds,
+                rest=chosen.rest,
                 seed=chosen.seed,
             )
         layers = ", ".join(map(str, model.layers))
