@@ -15,12 +15,14 @@ where one CTA an SM gains, as the next kernel's CTAs find room beside it. The sh
 8192 (dependent: 512) and 12, 24, 48, 96, 160, 192, 384 between; (13824, 5120), (5120, 5120), (11008, 4096),
 (10240, 8192), (7168, 2048), (5120, 13824) with some of them. There the choices take 1.005 times as long as
 the best of the configurations swept (geometric mean of 201 points; dependent: 1.002 of 161); at worst 1.15,
-at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best.
+at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best. Groups of 32, m = 1 ... 8: 1.006 of 78. On
+ten (n, k) that it was not fitted to, nine m each, it was 1.004, dependent 1.003; at worst 1.17, at 1024x8192
+and m = 1; from m = 128 on 1.002, at worst 1.03.
 
 Swept and dropped, with their best showing against what is here: clusters of 2x1, 1x2 and 2x2 that share
 operands (1.02 times as long), 128x128 pingpong (1.02), 64x256 pingpong (1.02), 128x256 (1.01), 192x192
 (1.02), 256x96 (1.09), 256x64 with k split (1.16), 224x64 with a shared block (1.02), 224x32 (1.01); mma tiles
-of 16x16 (1.02), 64 columns (1.02) and 16 columns with four warps (0.9; but 1.8 with long k, dependent).
+of 16x16 (1.02) and 64 columns (1.02).
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def _mma(tile_n: int, tile_m: int, warpgroups: int, ctas_per_sm: int, stages: in
 
 
 COSTS: dict[GemmConfig, Cost] = {
+    _mma(16, 2, 1, 4, 2): Cost(2.773, 0, 0.04007, 0.1577),
     _mma(16, 2, 2, 4, 1): Cost(1.796, 0.5312, 0.1959, 0.1402),
     _mma(16, 2, 2, 4, 2): Cost(2.288, 0.2134, 0.1445, 0.1519),
     _mma(16, 2, 4, 2, 1): Cost(1.717, 0.5506, 0.3409, 0.03361),
@@ -159,6 +162,23 @@ DEPENDENT_COSTS: dict[GemmConfig, Cost] = {
 }
 
 
+# Scales are a quarter as long as codes there, and warps that hold more of them at once gain.
+GROUP_32_COSTS: dict[GemmConfig, Cost] = {
+    **{config: cost for config, cost in COSTS.items() if config.family == "wgmma" or config.tile_m > 8},
+    _mma(16, 2, 4, 2, 1): Cost(1.38, 1.115, 0.2756, 0.1238),
+    _mma(16, 2, 2, 4, 1): Cost(1.179, 1.497, 0.2125, 0.1461),
+    _mma(16, 2, 1, 3, 1): Cost(2.529, 0, 0.06155, 0.1616),
+    _mma(16, 4, 4, 2, 1): Cost(1.442, 1.153, 0.2433, 0.1424),
+    _mma(16, 4, 2, 4, 1): Cost(1.52, 1.058, 0.2112, 0.153),
+    _mma(16, 4, 1, 3, 1): Cost(2.574, 0, 0.06532, 0.1618),
+    _mma(32, 4, 2, 3, 1): Cost(1.858, 1.565, 0.2521, 0.1581),
+    _mma(16, 8, 4, 2, 1): Cost(1.426, 1.195, 0.2414, 0.1779),
+    _mma(16, 8, 2, 4, 1): Cost(2.244, 0, 0.1426, 0.2039),
+    _mma(16, 8, 1, 3, 1): Cost(2.579, 0, 0.06253, 0.182),
+    _mma(32, 8, 2, 3, 1): Cost(2.294, 0.776, 0.2536, 0.1619),
+    _mma(32, 8, 2, 2, 2): Cost(1.985, 1.861, 0.1824, 0.1585),
+}
+
 WAVE_START = 0.7  # of a wave's time, however few of its tiles there are
 
 # On a hot card, k split with many tokens read up to 20 % slower than in the sweeps (8192x28672, m = 256:
@@ -177,8 +197,8 @@ def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -
     >>> choose_config(GemmProblem(1, 4096, 4096)).family
     'mma'
     """
-    costs = DEPENDENT_COSTS if pdl else COSTS
-    candidates = [config for config in costs if serves(config, problem.m) and is_valid(config, problem)]
+    costs = DEPENDENT_COSTS if pdl else GROUP_32_COSTS if problem.group_size == 32 else COSTS
+    candidates = [c for c in costs if serves(c, problem, num_sms) and is_valid(c, problem)]
     candidates = [config for config in candidates if not _outdone(config, candidates, problem)]
     if not candidates:  # float32 zeros of small groups leave room for few stages: take what fits
         candidates = [config for config in costs if is_valid(config, problem)]
@@ -207,10 +227,15 @@ def _outdone(config: GemmConfig, candidates: Sequence[GemmConfig], problem: Gemm
     return replace(config, scale_on="accumulators") in candidates
 
 
-def serves(config: GemmConfig, m: int) -> bool:
-    """Whether `config` is for this many tokens: small tiles hold all of them, with little to spare."""
+def serves(config: GemmConfig, problem: GemmProblem, num_sms: int) -> bool:
+    """Whether `config` is for so many tokens: small tiles hold all of them, with little to spare.
+
+    CTAs of four warps hide too little latency where the GPU is not full of them: 1.2 to 1.8 times as long.
+    """
+    m = problem.m
     if config.family == "mma":
-        return m <= 16 and config.tile_m == next(tile for tile in (2, 4, 8, 16) if tile >= m)
+        full = config.split_k_warpgroups > 1 or _waves(config, problem, num_sms) >= 1
+        return full and m <= 16 and config.tile_m == next(tile for tile in (2, 4, 8, 16) if tile >= m)
     if config.tile_m <= 32:
         return 4 < m <= config.tile_m and (m > 16 or config.tile_m == 16)
     if config.shares_block:
@@ -223,14 +248,19 @@ def serves(config: GemmConfig, m: int) -> bool:
 def work(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Work:
     """How often `problem` makes a configuration do what it costs."""
     tiles_m = -(-problem.m // config.tile_m)
-    tiles = -(-problem.n // config.cluster_tile_n) * tiles_m
-    full = tiles * config.split_k_cluster / (num_sms * config.ctas_per_sm)
-    waves = WAVE_START * ceil(full) + (1 - WAVE_START) * full
+    waves = _waves(config, problem, num_sms)
+    waves = WAVE_START * ceil(waves) + (1 - WAVE_START) * waves
     blocks = -(-problem.k // BLOCK_K) / (1 if config.shares_block else config.splits)
     million_weights = problem.n * problem.k * 1e-6
     if config.family == "mma":
         return Work(waves, blocks, million_weights * tiles_m)
     return Work(waves, blocks, million_weights if tiles_m == 1 else 0.0)
+
+
+def _waves(config: GemmConfig, problem: GemmProblem, num_sms: int) -> float:
+    """How many times the CTAs of `problem` fill the GPU."""
+    tiles = -(-problem.n // config.cluster_tile_n) * -(-problem.m // config.tile_m)
+    return tiles * config.split_k_cluster / (num_sms * config.ctas_per_sm)
 
 
 def modelled_us(

@@ -60,7 +60,7 @@ def fit(times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
     for problem, measured in times.items():
         fastest_us = min(measured.values())
         for config, us in measured.items():
-            if serves(config, problem.m):
+            if serves(config, problem, num_sms):
                 weight = (fastest_us / us) ** FAR_COUNTS_LESS
                 points.setdefault(config, []).append((work(config, problem, num_sms), us, weight))
     return {config: _fitted(found) for config, found in points.items() if len(found) >= LEAST_POINTS}
@@ -70,7 +70,7 @@ def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> lis
     """The choices for the measured problems, among configurations measured for them; the worst first."""
     found = []
     for problem, measured in times.items():
-        candidates = [config for config in measured if config in costs and serves(config, problem.m)]
+        candidates = [config for config in measured if config in costs and serves(config, problem, num_sms)]
         if not candidates:
             continue
         chosen = best(candidates, costs, problem, num_sms)
