@@ -154,6 +154,8 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     if problem.zeros in ("float16", "bfloat16", "float32"):  # sums of activations
         needed += 6 + 12 * second_eight * (groups - 1)
     had = min(65_536 // threads, 255) // 8 * 8
+    if had == 64 and stages > 1 and groups > 1 and problem.dtype == "bfloat16":
+        needed += 4  # for the rotated words of several groups
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
     smem, limit = _mma_smem_bytes(config), smem_limit(config)
@@ -197,16 +199,17 @@ def _shape_reason(config: GemmConfig) -> str | None:
     return None
 
 
-def _register_reason(config: GemmConfig) -> str | None:
-    """Where ptxas would spill, or serialise wgmma; thresholds from compiling a hundred configurations."""
+def _register_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
+    """Where ptxas would spill, or serialise wgmma; thresholds from compiling a thousand kernels."""
     sums, had = config.accumulator_registers, config.registers[0]
     held = config.warpgroup_blocks * (8 + 8 * config.batch_steps(normalised=True))  # words and fragments
-    spare = -80 if config.scale_on == "accumulators" else 28
+    if config.scale_on == "weights" and config.warpgroup_blocks > 2:
+        return f"a warpgroup would scale the weights of {config.warpgroup_blocks} blocks; at most 2"
+    spare = 8 if config.scale_on == "accumulators" else 40
+    if spare == 40 and config.shares_block and problem.zeros == "float32" and stage_groups(problem) > 1:
+        spare = 64  # two loops, each with the widest scales
     if had - sums - held < spare:
         return f"a thread would hold {sums} float32 sums and {held} words and weights; it has {had} registers"
-    entry = 65_536 // (config.threads * config.ctas_per_sm) // 8 * 8
-    if config.tile_m // 2 + 30 > entry:
-        return f"a wgmma of {config.tile_m} tokens takes more than the {entry} registers a thread starts with"
     return None
 
 
@@ -214,7 +217,7 @@ def _resource_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """What the problem's dtypes and groups make too large."""
     if config.scale_on == "accumulators" and problem.group_size == 32:
         return "scale_on is 'accumulators', which are scaled every 64 k: group_size is 32, at least 64"
-    if reason := _register_reason(config):
+    if reason := _register_reason(config, problem):
         return reason
     stages = resolved_stages(config, problem)
     if stages < STAGES_MIN * config.split_k_warpgroups:

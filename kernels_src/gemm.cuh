@@ -169,7 +169,8 @@ __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
                 "cupy_w4a16/_config.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
-  static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2), "a pair of CTAs shares it");
+  static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2),
+                "a pair of CTAs shares it");
   static_assert(Config::kStages >= 2 * Config::kSplitWarpgroups,
                 "a warpgroup would wait for the stage it holds");
   extern __shared__ __align__(1024) uint8_t shared[];

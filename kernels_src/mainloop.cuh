@@ -63,10 +63,7 @@ struct Mainloop {
   const int lane;
 
   __device__ __forceinline__ Mainloop(Storage& smem, const Places<Config>& places)
-      : smem(smem),
-        places(places),
-        warp(threadIdx.x / 32 % kWarpgroupWarps),
-        lane(threadIdx.x % 32) {}
+      : smem(smem), places(places), warp(threadIdx.x / 32 % kWarpgroupWarps), lane(threadIdx.x % 32) {}
 
   // accum = weights x activations over every kSplitWarpgroups-th of `k_blocks` stages from `turn` on; leaves `state`
   // behind all of them.

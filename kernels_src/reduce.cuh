@@ -138,8 +138,7 @@ struct Reduction {
               reinterpret_cast<const float2*>(partials + push_offset(slot, i)) + (kWide ? unit % 2 : 0);
           const auto& own = accum[kFirstBlock + block];
           // `from * kShare` is a constant, so the registers of `accum` stay registers.
-          float2 pair =
-              make_float2(low(own, from * kShare + unit), high(own, from * kShare + unit));
+          float2 pair = make_float2(low(own, from * kShare + unit), high(own, from * kShare + unit));
           if (from != contributor) pair = *pushed;
           share[block].low[unit] += pair.x;
           share[block].high[unit] += pair.y;
