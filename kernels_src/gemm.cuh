@@ -10,7 +10,8 @@
 //   weights n      +------+------+----                            kSplitWarpgroups, every second stage of its k
 //                  | tile |                         pingpong:     consumers take whole tiles in turns; one stores
 //                                                                 while the other multiplies
-//   With k split over a cluster, its CTAs take a run of k each and add up through distributed shared memory.
+//   With k split over a cluster, its CTAs take a run of k each and add up through distributed shared memory. With tiles
+//   of half a block more, they do so for the block between their tiles only (scheduler.cuh draws it).
 //
 //   producer   gmem --bulk copy/TMA--> stage ring: codes, scales, zeros, activations   (full[s] says: landed)
 //   consumer   codes --LDS--> words --dequantise--> fragments --wgmma--> accum         (empty[s] says: let go)
