@@ -51,9 +51,9 @@ struct Epilogue {
     }
   }
 
-  // A block's results, its columns from `block_n` on, its tokens from `token` on.
+  // A block's results, its columns from `block_n` on: of the tile's units, kCount from `first_unit` on.
   template <int kCount>
-  __device__ __forceinline__ void run(const Results<kCount>& results, int block_n, int token,
+  __device__ __forceinline__ void run(const Results<kCount>& results, int block_n, int tile_m, int first_unit,
                                       const ColumnPair<Config>& pair) {
     if (block_n >= params.n) return;
     const Finish<Config> finish(params, block_n + column(), pair);
@@ -61,12 +61,13 @@ struct Epilogue {
       if (params.out_aligned) {
 #pragma unroll
         for (int chunk = 0; chunk < kCount * 4 / Config::kStoreTokens; ++chunk) {
-          store_chunk(results, chunk, block_n, token + chunk * Config::kStoreTokens, finish);
+          store_chunk(results, chunk, block_n, tile_m + first_unit * 4 + chunk * Config::kStoreTokens,
+                      finish);
         }
         return;
       }
     }
-    store_direct(results, token, finish);
+    store_direct(results, tile_m, first_unit, finish);
   }
 
   // The last stores must have read shared memory before the CTA gives it up.
@@ -120,12 +121,13 @@ struct Epilogue {
   }
 
   template <int kCount>
-  __device__ __forceinline__ void store_direct(const Results<kCount>& results, int first_token,
+  __device__ __forceinline__ void store_direct(const Results<kCount>& results, int tile_m, int first_unit,
                                                const Finish<Config>& finish) const {
 #pragma unroll
-    for (int unit = 0; unit < kCount; ++unit) {
-      const int token = first_token + unit / 2 * 8 + quad * 2 + unit % 2;
-      if (token < params.m) finish.store(token, results.low[unit], results.high[unit]);
+    for (int i = 0; i < kCount; ++i) {
+      const int unit = first_unit + i;
+      const int token = tile_m + unit / 2 * 8 + quad * 2 + unit % 2;
+      if (token < params.m) finish.store(token, results.low[i], results.high[i]);
     }
   }
 };

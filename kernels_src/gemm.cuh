@@ -100,7 +100,7 @@ __device__ __forceinline__ void store_blocks(Epilogue<Config>& epilogue, const R
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
     if (block < kWhole || !splits) {
-      epilogue.run(whole(accum[block]), tile.n + places(block) * kBlockN, tile.m, columns[block]);
+      epilogue.run(whole(accum[block]), tile.n + places(block) * kBlockN, tile.m, 0, columns[block]);
     }
   }
   if constexpr (kWhole < kBlocks) {
@@ -109,8 +109,8 @@ __device__ __forceinline__ void store_blocks(Epilogue<Config>& epilogue, const R
     reduction.receive(accum, share);
 #pragma unroll
     for (int block = kWhole; block < kBlocks; ++block) {
-      epilogue.run(share[block - kWhole], tile.n + places(block) * kBlockN,
-                   tile.m + reduction.contributor * kUnits<Config> * 4, columns[block]);
+      epilogue.run(share[block - kWhole], tile.n + places(block) * kBlockN, tile.m,
+                   reduction.contributor * kUnits<Config>, columns[block]);
     }
   }
 }
