@@ -166,6 +166,27 @@ def test_no_rank_outlives_a_fault(message: str, code: str) -> None:
     assert time.monotonic() - started < 50
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("BenchError('off by 1')", "error: off by 1\n"),
+        ("ValueError('unheard of')", "ValueError: unheard of\n"),
+    ],
+)
+def test_rank_that_fails_does_not_wait_for_the_others(raised: str, said: str) -> None:
+    # An exit that waits, as that of a process in NCCL does, would run into the limit.
+    program = (
+        "import atexit, time; from cupy_w4a16.bench import BenchError, ranks\n"
+        "atexit.register(time.sleep, 100)\n"
+        f"with ranks.ending_at_once(): raise {raised}"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.endswith(said)
+
+
 def test_no_rank_outlives_who_started_it(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -30,7 +30,7 @@ from ..linear import Linear
 from ..parallel import ColumnParallel, Communicator, RowParallel, connect
 from . import BenchError, device, machine, timing
 from .arguments import check_positive, group_size_of
-from .ranks import run_ranks
+from .ranks import ending_at_once, run_ranks
 from .shapes import MODELS, calls_for, estimated_us, parse_tokens, rotation
 from .timing import Call
 from .weights import random_set
@@ -243,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         group_size_of(chosen)
         check_positive(chosen, "rounds")
         if "RANK" in os.environ:
-            rank, rows = measure(chosen, tokens)
+            with ending_at_once():
+                rank, rows = measure(chosen, tokens)
             if rank == 0:
                 print("\n".join(json.dumps(dataclasses.asdict(row)) for row in rows))
             return 0

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import IO
 
+from .._errors import W4A16Error
 from . import BenchError
 
 _LAST_CHARACTERS = 4000  # of a failed rank's output, in the message
@@ -59,6 +61,24 @@ def run_ranks(command: Sequence[str], size: int, limit_s: float) -> str:
             printed = "\n".join(f"--- rank {i}\n{text}" for i, text in enumerate(last_words))
             raise BenchError(f"{' '.join(command)}: {fault}\n{printed}")
         return _text(files[0])
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """What fails in here ends the process, with status 2 and the reason in stderr.
+
+    For a rank's work: the others wait in NCCL for a rank that failed, and so would its tidy exit.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (BenchError, W4A16Error)):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
 
 
 def _fault(ranks: Sequence[subprocess.Popen[bytes]], deadline: float) -> str:

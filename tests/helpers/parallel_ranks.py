@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from cupy_w4a16 import GemmProblem, Linear, choose_config
 from cupy_w4a16._kernels import Kernel, kernel_for
 from cupy_w4a16._normalised import takes_normalised
 from cupy_w4a16._pdl import LINEAR_DEFAULT, wanted
+from cupy_w4a16.bench.ranks import ending_at_once
 from cupy_w4a16.parallel import ColumnParallel, Communicator, RowParallel, column_shard, connect, row_shard
 from helpers.cases import Case
 
@@ -184,17 +183,13 @@ def say(comm: Any, what: str) -> None:
 
 def main() -> None:
     faulthandler.dump_traceback_later(0.8 * LIMIT_S)
-    try:
+    with ending_at_once():
         print("connects", flush=True)
         comm = connect()
         check_ranks(comm)
         check_graph(comm)
         say(comm, "barrier")
         comm.barrier()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # the others wait in NCCL for this rank, and so would a tidy exit
     print("every rank agrees")
 
 
