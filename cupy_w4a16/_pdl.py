@@ -2,7 +2,8 @@
 
 A kernel so launched may start while the one before it in the stream is still finishing. It reads weights
 (codes, scales, zeros, bias) at once; before `a`, and before it writes `out`, it waits until all earlier work
-in the stream is complete and visible. That covers any kind of earlier work, so results are the same bits.
+in the stream is complete and visible. That covers any kind of earlier work, so the same config gives the same
+bits; a call that names none may get another one, as another may be faster.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def add_bench(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
         help="time the kernels beside cuBLAS on this GPU",
-        description="Time gemm on this GPU beside cuBLAS FP16: CUDA graphs of many calls over rotating "
+        description="Time Linear on this GPU beside cuBLAS FP16: CUDA graphs of many calls over rotating "
         "weights that come cold from memory, in random order, medians. Every result is checked before it is "
         "timed. A line a point: µs, TFLOPS, GB/s, times as fast as cuBLAS, and times as long as the floor: "
         "the larger of a cold read of the weights, measured here too, and the arithmetic at the best rate "
@@ -31,8 +31,7 @@ def add_bench(commands: Any) -> None:
     what = bench.add_argument_group("what is timed")
     what.add_argument(
         "--config", nargs="+", default=(), metavar="NAME",
-        help="these configs, by name or by fields such as tile_n=256,tile_m=64 (default: the "
-        "one that choose_config picks)",
+        help="these configs, by name or by fields such as tile_n=256,tile_m=64 (default: what the call gets)",
     )  # fmt: skip
     what.add_argument(
         "--all-configs",

@@ -26,10 +26,7 @@ from .weights import Weights
 CALIBRATION = GemmProblem(8192, 8192, 8192)  # where cuBLAS comes near its best rate
 FIRST_LOOK_WORK_US, FIRST_LOOK_ROUNDS = 1000.0, 3
 BATCH = 32  # variants whose graphs are kept at once
-FINALISTS, FINALIST_MARGIN = (
-    8,
-    1.10,
-)  # of a first look: at most so many, and none slower than the best times this
+FINALISTS, FINALIST_MARGIN = 8, 1.10  # of a first look: so many at most, none slower than the best times this
 
 
 @dataclass(frozen=True)
