@@ -152,10 +152,10 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     second_eight = config.tile_m > 8
     needed = 36 + tiles * (stages * (9 + zeros) + 4 + 20 * second_eight + 3 * (groups - 1))
     if problem.zeros in ("float16", "bfloat16", "float32"):  # sums of activations
-        needed += 6 + 12 * second_eight * (groups - 1)
+        needed += 6 + 12 * second_eight * (groups - 1) + 18 * (problem.zeros == "float32" and groups > 2)
+    if problem.dtype == "bfloat16" and groups > 1:  # rotated words
+        needed += 4
     had = min(65_536 // threads, 255) // 8 * 8
-    if had == 64 and stages > 1 and groups > 1 and problem.dtype == "bfloat16":
-        needed += 4  # for the rotated words of several groups
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
     smem, limit = _mma_smem_bytes(config), smem_limit(config)
