@@ -15,9 +15,10 @@ where one CTA an SM gains, as the next kernel's CTAs find room beside it. The sh
 8192 (dependent: 512) and 12, 24, 48, 96, 160, 192, 384 between; (13824, 5120), (5120, 5120), (11008, 4096),
 (10240, 8192), (7168, 2048), (5120, 13824) with some of them. There the choices take 1.005 times as long as
 the best of the configurations swept (geometric mean of 201 points; dependent: 1.002 of 161); at worst 1.15,
-at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best. Groups of 32, m = 1 ... 8: 1.006 of 78. On
-ten (n, k) that it was not fitted to, nine m each, it was 1.004, dependent 1.003; at worst 1.17, at 1024x8192
-and m = 1; from m = 128 on 1.002, at worst 1.03.
+at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best. Groups of 32, m = 1 ... 8: 1.005 of 78
+(dependent, where they have no numbers of their own, 1.027). On ten (n, k) that it was not fitted to, nine m
+each, it was 1.004, dependent 1.003; at worst 1.17, at 1024x8192 and m = 1; from m = 128 on 1.002, at worst
+1.03.
 
 Swept and dropped, with their best showing against what is here: clusters of 2x1, 1x2 and 2x2 that share
 operands (1.02 times as long), 128x128 pingpong (1.02), 64x256 pingpong (1.02), 128x256 (1.01), 192x192
@@ -205,6 +206,8 @@ def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -
     costs = DEPENDENT_COSTS if pdl else GROUP_32_COSTS if problem.group_size == 32 else COSTS
     candidates = [c for c in costs if serves(c, problem, num_sms) and is_valid(c, problem)]
     candidates = [config for config in candidates if not _outdone(config, candidates, problem)]
+    if pdl and not candidates:  # float32 zeros of groups of 32: few registers are left
+        return choose_config(problem, num_sms)
     if not candidates:  # float32 zeros of small groups leave room for few stages: take what fits
         candidates = [config for config in costs if is_valid(config, problem)]
     return best(candidates, costs, problem, num_sms)
@@ -264,8 +267,8 @@ def work(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Work:
 
 def _waves(config: GemmConfig, problem: GemmProblem, num_sms: int) -> float:
     """How many times the CTAs of `problem` fill the GPU."""
-    tiles = -(-problem.n // config.cluster_tile_n) * -(-problem.m // config.tile_m)
-    return tiles * config.split_k_cluster / (num_sms * config.ctas_per_sm)
+    clusters = -(-problem.n // config.cluster_tile_n) * -(-problem.m // (config.tile_m * config.cluster_m))
+    return clusters * config.cluster_size / (num_sms * config.ctas_per_sm)
 
 
 def modelled_us(

@@ -174,12 +174,10 @@ def _shape_reason(config: GemmConfig) -> str | None:
                 "pingpong's warpgroups take whole tiles: warpgroups_n must be None and split_k_warpgroups 1"
             )
     elif config.stage_n % (config.stage_readers * BLOCK_N):
-        return f"{config.stage_readers} warpgroups can't share tile_n = {config.tile_n} in multiples of 64"
-    if config.shares_block and (config.split_k_cluster, config.splits, config.schedule) != (
-        2,
-        2,
-        "cooperative",
-    ):
+        readers, columns = config.stage_readers, config.stage_n
+        return f"{readers} warpgroups can't share a stage's {columns} columns in blocks of 64"
+    shared = config.split_k_cluster, config.splits, config.schedule
+    if config.shares_block and shared != (2, 2, "cooperative"):
         return (
             f"tile_n is {config.tile_n}, where two CTAs share a block: split_k_cluster must be 2, "
             "split_k_warpgroups 1 and schedule 'cooperative'"

@@ -72,9 +72,9 @@ def test_too_few_points_give_no_costs() -> None:
     assert fit({problem: {GemmConfig(256, 128): 10.0}}, SMS) == {}
 
 
-def write(path: Path, times: dict[GemmProblem, dict[GemmConfig, float]]) -> None:
+def write(path: Path, times: dict[GemmProblem, dict[GemmConfig, float]], way: str = "linear") -> None:
     rows = [
-        {**asdict(problem), **asdict(config), "us": us, "fault": ""}
+        {"name": f"{way}: {config.name}", **asdict(problem), **asdict(config), "us": us, "fault": ""}
         for problem, measured in times.items()
         for config, us in measured.items()
     ]
@@ -87,6 +87,14 @@ def write(path: Path, times: dict[GemmProblem, dict[GemmConfig, float]]) -> None
 def test_times_survive_the_file(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", modelled())
     assert read_times([str(tmp_path / "a.csv")]) == modelled()
+
+
+def test_two_ways_of_launching_are_not_mixed(tmp_path: Path) -> None:
+    times = {GemmProblem(256, 4096, 4096): {GemmConfig(256, 128): 10.0}}
+    write(tmp_path / "a.csv", times)
+    write(tmp_path / "b.csv", times, "linear-pdl")
+    with pytest.raises(BenchError, match="linear, linear-pdl"):
+        read_times([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
 
 
 def test_command_prints_a_table_and_how_good_it_is(

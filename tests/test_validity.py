@@ -32,7 +32,7 @@ BROKEN: list[tuple[GemmConfig, dict[str, Any], str]] = [
     (GemmConfig(64, 16, split_k_warpgroups=2), {"stages": 5}, "must be a multiple of split_k_warpgroups = 2"),
     (PINGPONG, {"warpgroups_n": 1}, "warpgroups_n must be None"),
     (PINGPONG, {"split_k_warpgroups": 2}, "and split_k_warpgroups 1"),
-    (PLAIN, {"warpgroups_n": 3}, "3 warpgroups can't share tile_n = 128"),
+    (PLAIN, {"warpgroups_n": 3}, "3 warpgroups can't share a stage's 128 columns"),
     (GemmConfig(192, 16), {"split_k_warpgroups": 2}, "6 consumer warpgroups would get too few registers"),
     (GemmConfig(128, 128, split_k_cluster=2), {"cluster_n": 2}, "shared by multicast, not both"),
     (
@@ -55,12 +55,20 @@ BROKEN: list[tuple[GemmConfig, dict[str, Any], str]] = [
     (PAIR, {"schedule": "pingpong"}, "and schedule 'cooperative'"),
     (PAIR, {"cluster_n": 2}, "shared by multicast, not both"),
     (PAIR, {"cluster_m": 2}, "shared by multicast, not both"),
-    (PAIR, {"warpgroups_n": 3}, "3 warpgroups can't share tile_n = 224"),
+    (PAIR, {"warpgroups_n": 3}, "3 warpgroups can't share a stage's 256 columns"),
     (PAIR, {"tile_m": 192}, "a thread would hold 192 float32 sums"),
     (PAIR, {"scale_on": "accumulators"}, "tile_m is 128, at most 64"),
     (replace(PAIR, stages=4), {"group_size": 32, "zeros": "int32"}, "bytes of shared memory; a CTA has"),
-    (GemmConfig(160, 128, split_k_cluster=2), {"warpgroups_n": 2}, "2 warpgroups can't share tile_n = 160"),
-    (GemmConfig(96, 16, split_k_cluster=2), {"warpgroups_n": 4}, "4 warpgroups can't share tile_n = 96"),
+    (
+        GemmConfig(160, 128, split_k_cluster=2),
+        {"warpgroups_n": 2},
+        "2 warpgroups can't share a stage's 192 columns",
+    ),
+    (
+        GemmConfig(96, 16, split_k_cluster=2),
+        {"warpgroups_n": 4},
+        "4 warpgroups can't share a stage's 128 columns",
+    ),
 ]
 
 

@@ -35,16 +35,25 @@ class Choice(NamedTuple):
 
 
 def read_times(paths: Iterable[str]) -> Times:
-    """Times in µs by problem and configuration, from CSV files of `bench`; later ones count."""
+    """Times in µs by problem and configuration, from CSV files of `bench`; later ones count.
+
+    A table of costs is for one way of launching, so files that have two raise `BenchError`.
+    """
     times: dict[GemmProblem, dict[GemmConfig, float]] = {}
+    ways: set[str] = set()
     for path in paths:
         try:
             with Path(path).open(newline="") as file:
                 for row in csv.DictReader(file):
                     if row["us"] and not row["fault"]:
                         times.setdefault(_problem(row), {})[_config(row)] = float(row["us"])
+                        ways.add(row["name"].partition(":")[0])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise BenchError(f"{path} is no CSV that bench --csv wrote: {error!r}") from error
+    if len(ways) > 1:
+        raise BenchError(
+            f"--fit found times of {', '.join(sorted(ways))}: measure one with --through, and fit it"
+        )
     if not times:
         raise BenchError("--fit found no times in these files: measure with bench --all-configs --csv FILE")
     return times
