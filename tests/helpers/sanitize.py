@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -31,6 +31,8 @@ from cupy_w4a16._kernels import kernel_for, unit_for
 from cupy_w4a16._normalised import takes_normalised
 from helpers.cases import Case
 from helpers.configs import NORMALISED_CONFIGS, SHARING_CONFIGS, paired_kernels
+
+EVERY_LANE = "-DW4A16_EVERY_LANE_ARRIVES"
 
 
 def cases() -> list[Case]:
@@ -79,12 +81,21 @@ def fill_cache(chosen: list[Case], every_lane: bool) -> None:
     kernels = [case.kernel for case in chosen]
     kernels += [kernel_for(case.config, case.problem, case.activation, True) for case in normalised]
     units = {unit.name: unit for unit in map(unit_for, kernels)}.values()
-    if every_lane:  # in this process, whose options differ
-        _compiler.BASE_OPTIONS = _key.BASE_OPTIONS = (*_key.BASE_OPTIONS, "-DW4A16_EVERY_LANE_ARRIVES")
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(_cache.load_or_compile, units))
+    if every_lane:  # in processes of this file, whose options differ; NVRTC compiles one at a time in each
+        every_lane_arrives()
+        missing = [unit for unit in units if _cache.find(unit) is None]
+        if missing:
+            with ProcessPoolExecutor(initializer=every_lane_arrives) as pool:
+                list(pool.map(_cache.load_or_compile, missing))
     else:
         compile_kernels(units, progress=False)
+
+
+def every_lane_arrives() -> None:
+    """From now on this process compiles, and looks for, kernels in which every lane says that it has read."""
+    options = _key.BASE_OPTIONS
+    if EVERY_LANE not in options:
+        _compiler.BASE_OPTIONS = _key.BASE_OPTIONS = (*options, EVERY_LANE)
 
 
 def main() -> None:
