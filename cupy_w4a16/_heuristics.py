@@ -18,7 +18,8 @@ the best of the configurations swept (geometric mean of 201 points; dependent: 1
 at 13824x5120 and m = 32, where 128x32 with two CTAs an SM is best. Groups of 32, m = 1 ... 8: 1.005 of 78
 (dependent, where they have no numbers of their own, 1.027). On ten (n, k) that it was not fitted to, nine m
 each, it was 1.004, dependent 1.003; at worst 1.17, at 1024x8192 and m = 1; from m = 128 on 1.002, at worst
-1.03.
+1.03. On an H200, whose memory is faster, `tune` found better ones of ten at 8192x8192 only: 1.07 at m = 1
+(mma 32x2, two CTAs an SM), 1.04 at m = 16 (64x16, k split, two CTAs an SM).
 
 Swept and dropped, with their best showing against what is here: clusters of 2x1, 1x2 and 2x2 that share
 operands (1.02 times as long), 128x128 pingpong (1.02), 64x256 pingpong (1.02), 128x256 (1.01), 192x192
