@@ -1,0 +1,99 @@
+"""What cannot be saved leaves no file and no half of one; arguments that `load` does not take are named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.stored import weight
+
+from cupy_w4a16 import load, save, storage
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "said"),
+    [
+        ({"up": weight(), "up.scales": np.ones(3)}, ValueError, "'up' and 'up.scales' both need"),
+        ({"up.scales": np.ones(3), "up": weight()}, ValueError, "'up.scales' and 'up' both need"),
+        ({3: np.ones(3)}, TypeError, "the name 3"),
+        ([("up", np.ones(3)), ("up", weight())], ValueError, "two weights have the name 'up'"),
+        ([("up", weight()), ("up.scales", np.ones(3))], ValueError, "'up' and 'up.scales' both need"),
+        (["up"], TypeError, "weights yields a str: pass a mapping, or pairs"),
+        ({"__metadata__": np.ones(3)}, ValueError, "__metadata__"),
+        ({"\ud800": np.ones(3)}, ValueError, "rename it"),
+        ({"up": "text"}, TypeError, "'up' is a str"),
+        (weight(), TypeError, "weights is a cupy_w4a16.QuantizedWeight: pass a mapping"),
+        (5, TypeError, "weights is a int: pass a mapping"),
+        ({"up": np.ones(3, object)}, TypeError, "up is object"),
+        ({"up": np.ones(3, np.complex64)}, TypeError, "up is complex64"),
+        ({"up": weight()._replace(scales=np.ones((3, 3), np.float16))}, ValueError, "weight 'up': scales"),
+        ({"up": weight()._replace(group_size=64)}, ValueError, "weight 'up': group_size is 64"),
+    ],
+)
+def test_what_cannot_be_saved_leaves_no_file(
+    weights: Any, error: type[Exception], said: str, path: Path
+) -> None:
+    with pytest.raises(error) as raised:
+        save(path, weights)
+    assert said in str(raised.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_failed_write_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(saved, {"x": np.ones(3)})
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_full_disk_while_the_header_finds_room_leaves_no_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "_HEADER_BYTES", 8)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, {"n" * 1000: weight()})
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["missing/model.safetensors", "file/model.safetensors", "folder"])
+def test_place_that_cannot_be_written_is_an_os_error(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=place.split("/")[0]):
+        save(tmp_path / place, {"x": np.ones(3)})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_folder_without_write_permission_is_an_os_error(saved: Path) -> None:
+    saved.parent.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            save(saved, {"x": np.ones(3)})
+    finally:
+        saved.parent.chmod(0o700)
+
+
+def test_library_that_is_none_is_refused(saved: Path) -> None:
+    with pytest.raises(TypeError, match=r"xp is 'cupy': pass the module numpy or cupy"):
+        load(saved, xp="cupy")
+
+
+def test_a_folder_is_told_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="load_checkpoint reads model folders"):
+        load(tmp_path)
