@@ -86,7 +86,7 @@ COSTS: dict[GemmConfig, Cost] = {
     _mma(32, 16, 2, 1, 2): Cost(1.67, 1.218, 0.2416, 0),
     GemmConfig(96, 16, split_k_cluster=2, scale_on="accumulators"): Cost(1.805, 1.371, 0.325, 0),
     GemmConfig(128, 16, split_k_cluster=2, scale_on="accumulators"): Cost(1.198, 2.499, 0.3672, 0),
-    # 128x16 with two CTAs an SM: 1.04 x the fit, which flatters it by 5 and 16 % at 28672x4096 and 18944x3584.
+    # 128x16 with two CTAs an SM: 1.04 x the fit, 5 and 16 % too low for it at 28672x4096 and 18944x3584.
     GemmConfig(128, 16, scale_on="accumulators", ctas_per_sm=2): Cost(0, 4.566, 0.3473, 0.1711),
     GemmConfig(224, 16, warpgroups_n=4, split_k_cluster=2, scale_on="accumulators"): Cost(
         3.976, 0, 0.5568, 0.09439
