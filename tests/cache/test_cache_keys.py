@@ -10,7 +10,6 @@ from helpers.units import Unit, set_toolchain
 
 from cupy_w4a16 import _compiler, _key
 
-
 UNIT = Unit()
 
 

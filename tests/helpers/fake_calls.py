@@ -8,6 +8,19 @@ from cupy_w4a16 import Linear
 from helpers.fake_driver import on_gpu
 
 A, B, SCALES, ZEROS, BIAS, OUT = (1 << 40, 2 << 40, 3 << 40, 4 << 40, 5 << 40, 6 << 40)
+M, N, K, GROUP = 48, 512, 1024, 128
+
+
+def arrays(m: int = M, n: int = N, k: int = K, group: int = GROUP, dtype: Any = "f2") -> dict[str, Any]:
+    """Good arguments of `gemm`, on no GPU."""
+    rows = -(-k // group)
+    return {
+        "a": on_gpu((m, k), dtype, A),
+        "b_packed": on_gpu((-(-n // 64), -(-k // 128), 1024), "i4", B),
+        "scales": on_gpu((rows, n), dtype, SCALES),
+        "group_size": group,
+        "out": on_gpu((m, n), dtype, OUT),
+    }
 
 
 def on_a_gpu(n: int = 512, k: int = 1024, **options: Any) -> Linear:
