@@ -1,8 +1,7 @@
-"""`load_checkpoint`: every format's layers come as the weights its definition gives, each in its turn."""
+"""Every format's layers come as the weights that its definition gives."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,92 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import checkpoints as made
+from helpers.checkpoint_kinds import KINDS, PLAIN, assert_layer, assert_loaded, tensors
 from helpers.checkpoints import BFLOAT16, Layer, layer, named, write_folder
 
-from cupy_w4a16 import Checkpoint, Linear, PermutedWeight, dequantize, load, load_checkpoint, quantize, save
-from cupy_w4a16.formats import _safetensors
+from cupy_w4a16 import Linear, PermutedWeight, dequantize, load_checkpoint, quantize, save
 from cupy_w4a16.testing import assert_gemm_close
-
-PLAIN = {
-    "model.embed_tokens.weight": np.arange(96, dtype=np.float16).reshape(12, 8),
-    "model.norm.weight": np.ones(8, np.float32),
-    "lm_head.bias": np.arange(3).astype(BFLOAT16),
-}
-UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-
-
-def layers(**options: Any) -> dict[str, Layer]:
-    return {UP: layer(96, 72, seed=1, bias=True, **options), DOWN: layer(160, 64, seed=2, **options)}
-
-
-def parts_of(x: Layer, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return parts if x.bias is None else {**parts, "bias": x.bias}
-
-
-def tensors(found: dict[str, Layer], write: Any) -> dict[str, np.ndarray]:
-    return named({name: parts_of(x, write(x)) for name, x in found.items()}, PLAIN)
-
-
-#: Settings, the layers, and the function that packs one.
-KINDS: dict[str, tuple[Any, dict[str, Layer], Any]] = {
-    "gptq": (made.GPTQ, layers(), made.gptq),
-    "gptq-v2": (made.GPTQ | {"checkpoint_format": "gptq_v2"}, layers(), lambda x: made.gptq(x, 0)),
-    "gptq-symmetric": (made.GPTQ | {"sym": True}, layers(symmetric=True), made.gptq),
-    "gptq-labelled-v1-with-zeros-of-v2": (
-        made.GPTQ | {"sym": True},
-        layers(symmetric=True),
-        lambda x: made.gptq(x, 0),
-    ),
-    "gptq-act-order": (made.GPTQ | {"desc_act": True}, layers(act_order=True), made.gptq),
-    "gptq-of-settings-by-layer": (
-        made.GPTQ | {"group_size": 128, "sym": True, "dynamic": {"+:.*": {"group_size": 32, "sym": False}}},
-        layers(),
-        made.gptq,
-    ),
-    "gptq-bfloat16": (made.GPTQ, layers(dtype=BFLOAT16), made.gptq),
-    "awq": (made.AWQ, layers(), made.awq),
-    "awq-in-capitals": (made.AWQ | {"version": "GEMM"}, layers(symmetric=True), made.awq),
-    "compressed-tensors": (made.COMPRESSED, layers(dtype=BFLOAT16), made.compressed),
-    "compressed-tensors-symmetric": (
-        made.weights_scheme(symmetric=True),
-        layers(symmetric=True),
-        made.compressed,
-    ),
-    "compressed-tensors-channel": (
-        made.weights_scheme(symmetric=True, strategy="channel", group_size=None),
-        {UP: layer(96, 72, -1, seed=1, symmetric=True, bias=True)},
-        made.compressed,
-    ),
-    "compressed-tensors-act-order": (
-        made.weights_scheme(actorder="group"),
-        layers(act_order=True),
-        made.compressed,
-    ),
-}
-
-
-def assert_layer(found: Any, wanted: Layer) -> None:
-    """The Linear's weights, put back into their order, are the definition's, bit for bit."""
-    assert isinstance(found, Linear)
-    weight = found.b_packed, found.scales, found.zeros, found.group_size
-    w = dequantize(*weight, k=found.in_features, dtype="float32")
-    if found.perm is not None:
-        w[found.perm] = w.copy()
-    np.testing.assert_array_equal(w, wanted.weights)
-    assert found.scales.dtype == wanted.scales.dtype
-    assert (found.bias is None) == (wanted.bias is None)
-    if wanted.bias is not None:
-        np.testing.assert_array_equal(found.bias, wanted.bias)
-
-
-def assert_loaded(checkpoint: Checkpoint, wanted: dict[str, Layer]) -> None:
-    found = dict(checkpoint)
-    assert found.keys() == wanted.keys() | PLAIN.keys()
-    for name, x in wanted.items():
-        assert_layer(found[name], x)
-    for name, x in PLAIN.items():
-        assert (type(found[name]), found[name].dtype) == (np.ndarray, x.dtype)
-        np.testing.assert_array_equal(found[name], x)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
@@ -113,38 +31,6 @@ def test_folder_gives_the_formats_weights(kind: str, shards: int, tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq", "compressed-tensors"])
-def test_file_without_settings_is_recognised_by_its_tensors(kind: str, tmp_path: Path) -> None:
-    _, wanted, write = KINDS[kind]
-    path = tmp_path / "any-name.safetensors"
-    path.write_bytes(made.safetensors_bytes(tensors(wanted, write)))
-    assert "the look of its tensors" in repr(load_checkpoint(path))
-    assert_loaded(load_checkpoint(path), wanted)
-
-
-@pytest.mark.parametrize("kind", ["gptq-v2", "awq"])
-def test_settings_beside_a_file_count(kind: str, tmp_path: Path) -> None:
-    settings, wanted, write = KINDS[kind]
-    folder = write_folder(tmp_path / "model", tensors(wanted, write), settings, 1)
-    assert_loaded(load_checkpoint(folder / "model.safetensors"), wanted)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "kind"),
-    [
-        ("quantize_config.json", {"bits": 4, "group_size": 32, "sym": False, "desc_act": False}, "gptq"),
-        ("quant_config.json", {"w_bit": 4, "q_group_size": 32, "zero_point": True, "version": "GEMM"}, "awq"),
-    ],
-)
-def test_settings_of_older_tools_are_read(name: str, settings: Any, kind: str, tmp_path: Path) -> None:
-    _, wanted, write = KINDS[kind]
-    folder = write_folder(tmp_path / "model", tensors(wanted, write))
-    (folder / name).write_text(json.dumps(settings))
-    checkpoint = load_checkpoint(folder)
-    assert name in checkpoint.format
-    assert_loaded(checkpoint, wanted)
-
-
 def test_zeros_of_gptqmodels_v1_carry(tmp_path: Path) -> None:
     x = layer(64, 16)
     x.zeros[:, ::3] = 0
@@ -154,22 +40,6 @@ def test_zeros_of_gptqmodels_v1_carry(tmp_path: Path) -> None:
     settings = made.GPTQ | {"meta": {"quantizer": ["gptqmodel:2.1.0"]}}
     folder = write_folder(tmp_path / "model", named({"x": parts}, {}), settings, 1)
     assert_layer(dict(load_checkpoint(folder))["x"], x)
-
-
-def test_settings_of_a_model_of_texts_and_images_are_found(tmp_path: Path) -> None:
-    _, wanted, write = KINDS["gptq-v2"]
-    folder = write_folder(tmp_path / "model", tensors(wanted, write))
-    config = {"text_config": {"quantization_config": KINDS["gptq-v2"][0]}}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert_loaded(load_checkpoint(folder), wanted)
-
-
-def test_groups_of_layers_with_settings_of_their_own(tmp_path: Path) -> None:
-    settings = made.weights_scheme()
-    settings["config_groups"]["group_1"] = made.weights_scheme(group_size=64)["config_groups"]["group_0"]
-    wanted = {UP: layer(96, 72), DOWN: layer(128, 64, 64, symmetric=True)}
-    folder = write_folder(tmp_path / "model", tensors(wanted, made.compressed), settings)
-    assert_loaded(load_checkpoint(folder), wanted)
 
 
 def test_unquantised_model_is_plain_arrays(tmp_path: Path) -> None:
@@ -216,9 +86,6 @@ def test_layers_of_the_real_packers_multiply_as_theirs(
     for name, linear in linears.items():
         w = linear(np.eye(linear.in_features, dtype=linear.scales.dtype))
         np.testing.assert_array_equal(w, found[f"{name}.dequantized"])
-
-
-# ------------------------------------------------------------------------------------ GGUF and our own
 
 
 def gguf_model() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -308,81 +175,6 @@ def test_own_file_comes_back_as_linears(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["a"].b_packed, weight.b_packed)
 
 
-# ------------------------------------------------------------------------------------ laziness and choice
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    settings, wanted, write = KINDS["gptq"]
-    return write_folder(tmp_path / "model", tensors(wanted, write), settings)
-
-
-def test_only_what_is_asked_for_is_read_and_only_in_its_turn(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    whole = _safetensors.Safetensors.read
-    monkeypatch.setattr(
-        _safetensors.Safetensors, "read", lambda self, name: read.append(name) or whole(self, name)
-    )
-    checkpoint = load_checkpoint(folder, names=["*.down_proj", "model.norm.weight"])
-    assert read == []
-    for name, _ in checkpoint:
-        assert read
-        assert all(each.startswith(name) for each in read)
-        read.clear()
-    assert checkpoint.names == [DOWN, "model.norm.weight"]
-
-
-@pytest.mark.parametrize(
-    ("names", "error", "message"),
-    [
-        ("model.layers.9.*", ValueError, r"nothing in .* matches 'model.layers.9.\*'; there are 'model"),
-        (["*", "*.q_proj"], ValueError, r"matches '\*.q_proj'"),
-        ([3], TypeError, "names holds 3"),
-        (3, TypeError, "names is 3: pass a pattern"),
-    ],
-)
-def test_pattern_that_matches_nothing_is_named(
-    names: Any, error: type[Exception], message: str, folder: Path
-) -> None:
-    with pytest.raises(error, match=message):
-        load_checkpoint(folder, names=names)
-
-
-def test_index_alone_is_a_path_too(folder: Path) -> None:
-    assert_loaded(load_checkpoint(folder / "model.safetensors.index.json"), KINDS["gptq"][1])
-
-
-def test_loop_can_be_run_again_and_left(folder: Path) -> None:
-    checkpoint = load_checkpoint(folder)
-    assert next(iter(checkpoint))[0] == checkpoint.names[0]
-    assert [name for name, _ in checkpoint] == checkpoint.names
-
-
-@pytest.mark.parametrize(
-    ("progress", "terminal", "shown"),
-    [(True, False, True), (False, True, False), (None, True, True), (None, False, False)],
-)
-def test_bar_is_shown_where_it_is_wanted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, progress: bool | None, terminal: bool, shown: bool
-) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr("sys.stderr", stream)
-    list(load_checkpoint(folder, progress=progress))
-    assert ("5/5" in stream.getvalue()) is shown
-    assert bool(stream.getvalue()) is shown
-
-
-def test_library_that_is_none_is_refused(folder: Path) -> None:
-    with pytest.raises(TypeError, match=r"xp is .*pass the module numpy or cupy"):
-        load_checkpoint(folder, xp=json)
-
-
-# ------------------------------------------------------------------------------------ on a GPU
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", [*KINDS, "gguf"])
 def test_gpu_layers_multiply_as_their_definition_says(kind: str, tmp_path: Path) -> None:
@@ -418,14 +210,3 @@ def test_gpu_layers_multiply_as_their_definition_says(kind: str, tmp_path: Path)
             plain = Linear(value.b_packed, value.scales, value.zeros, value.group_size, **options)
             w = cupy.asnumpy(plain(cupy.asarray(identity)))
             np.testing.assert_array_equal(w, wanted[name].weights.astype(host.scales.dtype))
-
-
-@pytest.mark.gpu
-def test_gpu_file_is_the_hosts(folder: Path, tmp_path: Path) -> None:
-    import cupy
-
-    for xp in (np, cupy):
-        save(tmp_path / f"{xp.__name__}.safetensors", load_checkpoint(folder, xp=xp))
-    files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("numpy", "cupy")]
-    assert files[0] == files[1]
-    assert len(load(tmp_path / "cupy.safetensors")) == 5
