@@ -205,14 +205,15 @@ def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -
     >>> choose_config(GemmProblem(1, 4096, 4096)).family
     'mma'
     """
-    costs = DEPENDENT_COSTS if pdl else GROUP_32_COSTS if problem.group_size == 32 else COSTS
-    candidates = [c for c in costs if serves(c, problem, num_sms) and is_valid(c, problem)]
-    candidates = [config for config in candidates if not _outdone(config, candidates, problem)]
-    if pdl and not candidates:  # float32 zeros of groups of 32: few registers are left
-        return choose_config(problem, num_sms)
-    if not candidates:  # float32 zeros of small groups leave room for few stages: take what fits
-        candidates = [config for config in costs if is_valid(config, problem)]
-    return best(candidates, costs, problem, num_sms)
+    tables = [DEPENDENT_COSTS if pdl else COSTS, GROUP_32_COSTS]
+    if problem.group_size == 32 and not pdl:
+        tables.reverse()
+    for costs in tables:  # wide zeros of small groups fit few tiles' registers: the other table has some
+        candidates = [c for c in costs if serves(c, problem, num_sms) and is_valid(c, problem)]
+        candidates = [c for c in candidates if not _outdone(c, candidates, problem)]
+        if candidates:
+            return best(candidates, costs, problem, num_sms)
+    return best((c for c in costs if is_valid(c, problem)), costs, problem, num_sms)
 
 
 def best(

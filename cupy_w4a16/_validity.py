@@ -152,7 +152,9 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     second_eight = config.tile_m > 8
     needed = 36 + tiles * (stages * (9 + zeros) + 4 + 20 * second_eight + 3 * (groups - 1))
     if problem.zeros in ("float16", "bfloat16", "float32"):  # sums of activations
-        needed += 6 + 12 * second_eight * (groups - 1) + 18 * (problem.zeros == "float32" and groups > 2)
+        needed += 6 + 12 * second_eight * (groups - 1)
+    if problem.zeros == "float32":
+        needed += {1: 0, 2: 4, 4: 18}[groups]
     if problem.dtype == "bfloat16" and groups > 1:  # rotated words
         needed += 4
     had = min(65_536 // threads, 255) // 8 * 8
