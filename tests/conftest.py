@@ -1,10 +1,14 @@
-"""Decides which marked tests run: `gpu` on a Hopper GPU, `slow` when asked for."""
+"""Which marked tests run, `gpu` on a Hopper GPU and `slow` when asked for; a fake driver for the others."""
 
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from helpers.fake_driver import FakeDriver
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,3 +36,11 @@ def why_no_hopper() -> str:
     except Exception as error:  # no CuPy, no driver, no device, an old driver: each has an error of its own
         return f"{type(error).__name__}: {error}"
     return "" if capability == "90" else f"this GPU has compute capability {capability}, not 90"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """A CUDA driver that keeps what it is told."""
+    from helpers import fake_driver  # here, so that a run without such tests needs no CuPy
+
+    return fake_driver.install(monkeypatch)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import fake_driver
 from helpers.fake_driver import FakeDriver, on_gpu
 
 from cupy_w4a16 import GemmConfig, GemmProblem, Linear, _choice, _gemm, _tuned, gemm
@@ -20,8 +19,7 @@ TUNED = GemmConfig(256, 64)
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    driver = fake_driver.install(monkeypatch)
+def driver(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     monkeypatch.setattr(_choice, "choose_config", lambda problem, num_sms, pdl: CHOSEN[pdl])
     monkeypatch.setattr(_gemm, "aligned_copy", lambda a, problem, workspace: on_gpu((M, K), "f2", COPY))
     return driver

@@ -10,7 +10,6 @@ import cupy
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import fake_driver
 from helpers.fake_driver import FakeDriver, Stream, on_gpu
 
 from cupy_w4a16 import (
@@ -179,10 +178,10 @@ A, B, SCALES, PERM, OUT, POOL = (i << 40 for i in range(1, 7))
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+def driver(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     places = itertools.count(POOL, 1 << 36)
     monkeypatch.setattr(cupy, "empty", lambda shape, dtype: on_gpu(shape, dtype, next(places)))
-    return fake_driver.install(monkeypatch)
+    return driver
 
 
 def on_a_gpu(k: int = 1024, **options: Any) -> Linear:

@@ -7,7 +7,6 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from helpers import fake_driver
 from helpers.cases import Case, valid
 from helpers.configs import NORMALISED_CONFIGS
 from helpers.fake_driver import FakeDriver, Stream, on_gpu
@@ -115,8 +114,7 @@ A, B, SCALES, OUT, OTHER_SCALES, BY = (i << 40 for i in range(1, 7))
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    driver = fake_driver.install(monkeypatch)
+def driver(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     copy = Normalised(on_gpu((4, 512), "f2", OTHER_SCALES), on_gpu((512,), "i2", BY))
     monkeypatch.setattr(linear, "normalised", lambda scales: copy)
     return driver
