@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from helpers.fake_driver import FakeDriver
 
+pytest.register_assert_rewrite("helpers")  # so that an assert that fails there shows its values too
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "slow" in config.getoption("markexpr"):
