@@ -15,6 +15,15 @@ class Unit:
     source: str = 'extern "C" __global__ void copy(float *out) { out[threadIdx.x] = 1.0f; }'
 
 
+def unit(number: int) -> Unit:
+    return Unit(
+        f"fill{number}", f'extern "C" __global__ void fill{number}(float *x) {{ x[threadIdx.x] = {number}; }}'
+    )
+
+
+BROKEN = Unit("broken", "#error deliberate\n")
+
+
 def set_toolchain(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     tools = dataclasses.replace(_key.toolchain(), **changes)
     for module in (_key, _cache):
