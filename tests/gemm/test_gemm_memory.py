@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 import pytest
 from helpers.cases import Case
-from helpers.gpu import DENSE, Layout, Placed, multiply, poisoned
+from helpers.gpu import DENSE, GROUP_LAYOUTS, Layout, Placed, multiply, poisoned
 
 from cupy_w4a16 import gemm
 from cupy_w4a16._config import NAMED_CONFIGS
@@ -80,18 +80,7 @@ def test_nan_beside_strided_activations_does_not_reach_the_result(case: Case, la
     ],
     ids=str,
 )
-@pytest.mark.parametrize(
-    "layout",
-    [
-        DENSE,
-        Layout(group_gap=64),
-        Layout(group_gap=8, group_offset=16),
-        Layout(group_gap=3),
-        Layout(group_offset=1, bias_offset=1),
-        Layout(b_gap=2),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("layout", GROUP_LAYOUTS, ids=str)
 def test_nan_past_the_ends_of_scales_zeros_and_bias_does_not_reach_the_result(
     case: Case, layout: Layout
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.cases import Case, valid
 from helpers.configs import SHARING_CONFIGS
-from helpers.gpu import DENSE, Layout, multiply
+from helpers.gpu import DENSE, GROUP_LAYOUTS, Layout, multiply
 
 from cupy_w4a16 import GemmConfig
 
@@ -63,15 +63,7 @@ def test_edges_in_and_beside_the_shared_block(case: Case) -> None:
 )
 @pytest.mark.parametrize(
     "layout",
-    [
-        DENSE,
-        Layout(group_gap=64),
-        Layout(group_gap=8, group_offset=16),
-        Layout(group_gap=3),
-        Layout(group_offset=1, bias_offset=1),
-        Layout(b_gap=2),
-        Layout(a_gap=4),  # rows of 608 bytes: read in place
-    ],
+    [*GROUP_LAYOUTS, Layout(a_gap=4)],  # rows of 608 bytes: read in place
     ids=str,
 )
 def test_nan_past_the_ends_of_inputs_does_not_reach_the_shared_block(case: Case, layout: Layout) -> None:

@@ -78,6 +78,16 @@ class Layout:
 
 DENSE = Layout()
 
+# Groups' rows apart, or where they begin at no multiple of 16 bytes; blocks of weights apart.
+GROUP_LAYOUTS = (
+    DENSE,
+    Layout(group_gap=64),
+    Layout(group_gap=8, group_offset=16),
+    Layout(group_gap=3),
+    Layout(group_offset=1, bias_offset=1),
+    Layout(b_gap=2),
+)
+
 
 def multiply(case: Case, arguments: Arguments, layout: Layout = DENSE) -> Any:
     """`gemm` of a case into a poisoned `out`, on NumPy; neither inputs nor surroundings may be written."""
