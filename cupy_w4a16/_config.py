@@ -111,6 +111,11 @@ class GemmConfig:
         """CTAs of a cluster."""
         return self.cluster_n * self.cluster_m * self.split_k_cluster
 
+    def clusters(self, problem: GemmProblem) -> int:
+        """Tiles of whole clusters that cover the result."""
+        tiles_n = -(-problem.n // self.cluster_tile_n)
+        return tiles_n * -(-problem.m // (self.tile_m * self.cluster_m))
+
     @property
     def splits(self) -> int:
         """Contributors to one sum along k."""

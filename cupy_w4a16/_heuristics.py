@@ -210,10 +210,10 @@ def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -
         tables.reverse()
     for costs in tables:  # wide zeros of small groups fit few tiles' registers: the other table has some
         candidates = [c for c in costs if serves(c, problem, num_sms) and is_valid(c, problem)]
-        candidates = [c for c in candidates if not _outdone(c, candidates, problem)]
         if candidates:
-            return best(candidates, costs, problem, num_sms)
-    return best((c for c in costs if is_valid(c, problem)), costs, problem, num_sms)
+            break
+    candidates = [c for c in candidates if not _outdone(c, candidates, problem)]
+    return best(candidates, costs, problem, num_sms)
 
 
 def best(
@@ -270,8 +270,7 @@ def work(config: GemmConfig, problem: GemmProblem, num_sms: int) -> Work:
 
 def _waves(config: GemmConfig, problem: GemmProblem, num_sms: int) -> float:
     """How many times the CTAs of `problem` fill the GPU."""
-    clusters = -(-problem.n // config.cluster_tile_n) * -(-problem.m // (config.tile_m * config.cluster_m))
-    return clusters * config.cluster_size / (num_sms * config.ctas_per_sm)
+    return config.clusters(problem) * config.cluster_size / (num_sms * config.ctas_per_sm)
 
 
 def modelled_us(

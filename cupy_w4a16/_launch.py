@@ -211,9 +211,7 @@ def grid_size(config: GemmConfig, problem: GemmProblem, max_clusters: int) -> in
 
     With k split, and in the mma family, each tile has a cluster, or a CTA, of its own.
     """
-    tiles_n = -(-problem.n // config.cluster_tile_n)
-    tiles_m = -(-problem.m // (config.tile_m * config.cluster_m))
-    tiles = tiles_n * tiles_m
+    tiles = config.clusters(problem)
     one_tile_each = config.family == "mma" or config.splits > 1
     return (tiles if one_tile_each else min(tiles, max_clusters)) * config.cluster_size
 

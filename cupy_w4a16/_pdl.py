@@ -17,8 +17,8 @@ from ._errors import W4A16Error
 from ._load import is_capturing
 
 #: What `Linear(..., pdl=None)` does, as its docstring says. On an H100 (2026-11-22), in a CUDA graph, a block
-#: of four layers of Llama-3.1's shapes took of the time without: 8B 0.94, 0.91, 0.94 at m = 1, 16, 64; 70B
-#: 0.97, 0.95, 0.97.
+#: of four layers of Llama-3.1's shapes took of the time without: 8B 0.93, 0.86, 0.91 at m = 1, 16, 64; 70B
+#: 0.96, 0.95, 0.96.
 LINEAR_DEFAULT = True
 
 

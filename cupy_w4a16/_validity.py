@@ -203,11 +203,14 @@ def _register_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """Where ptxas would spill, or serialise wgmma; thresholds from compiling a thousand kernels."""
     sums, had = config.accumulator_registers, config.registers[0]
     held = config.warpgroup_blocks * (8 + 8 * config.batch_steps(normalised=True))  # words and fragments
-    if config.scale_on == "weights" and config.warpgroup_blocks > 2:
+    if config.scale_on == "accumulators":
+        spare = 8
+    elif config.warpgroup_blocks > 2:
         return f"a warpgroup would scale the weights of {config.warpgroup_blocks} blocks; at most 2"
-    spare = 8 if config.scale_on == "accumulators" else 40
-    if spare == 40 and config.shares_block and problem.zeros == "float32" and stage_groups(problem) > 1:
+    elif config.shares_block and problem.zeros == "float32" and stage_groups(problem) > 1:
         spare = 64  # two loops, each with the widest scales
+    else:
+        spare = 40
     if had - sums - held < spare:
         return f"a thread would hold {sums} float32 sums and {held} words and weights; it has {had} registers"
     return None

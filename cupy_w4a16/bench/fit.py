@@ -47,7 +47,7 @@ def read_times(paths: Iterable[str]) -> Times:
                 for row in csv.DictReader(file):
                     if row["us"] and not row["fault"]:
                         times.setdefault(_problem(row), {})[_config(row)] = float(row["us"])
-                        ways.add(row["name"].partition(":")[0])
+                        ways.add(row["name"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise BenchError(f"{path} is no CSV that bench --csv wrote: {error!r}") from error
     if len(ways) > 1:

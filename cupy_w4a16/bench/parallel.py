@@ -136,7 +136,7 @@ def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, lis
     with machine.watched(), stream:
         blocks = _blocks(comm, chosen)
         mute = _blocks(Mute(**vars(comm)), chosen)
-        alone = _blocks(Communicator(0, 1, comm.device, None), chosen)[0]
+        alone = _block(0, Communicator(0, 1, comm.device, None), chosen)
         for m in tokens:
             print(f"rank {comm.rank} of {comm.size}: M={m}", file=sys.stderr, flush=True)
             x = cupy.empty((m, blocks[0].qkv.linear.in_features), blocks[0].o.dtype)
@@ -164,13 +164,14 @@ def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, lis
 
 def _blocks(comm: Communicator, chosen: argparse.Namespace) -> list[Block]:
     """A rank's parts of as many blocks as make their weights cold."""
+    first = _block(0, comm, chosen)
+    count = rotation(first.nbytes, machine.l2_bytes())
+    return [first, *(_block(i, comm, chosen) for i in range(1, count))]
 
-    def block(i: int) -> Block:
-        whole = _whole(chosen, chosen.seed + i * len(MODEL.layers))
-        return Block(whole, comm, max(BLOCK_K, chosen.group_size))
 
-    first = block(0)
-    return [first, *map(block, range(1, rotation(first.nbytes, machine.l2_bytes())))]
+def _block(i: int, comm: Communicator, chosen: argparse.Namespace) -> Block:
+    whole = _whole(chosen, chosen.seed + i * len(MODEL.layers))
+    return Block(whole, comm, max(BLOCK_K, chosen.group_size))
 
 
 def _whole(chosen: argparse.Namespace, seed: int) -> list[Linear]:
