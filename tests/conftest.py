@@ -1,14 +1,17 @@
-"""Which marked tests run, `gpu` on a Hopper GPU and `slow` when asked for; a fake driver for the others."""
+"""Which marked tests run, `gpu` on a Hopper GPU and `slow` when asked for; what tests of many kinds share."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from helpers.fake_driver import FakeDriver
+
+    from cupy_w4a16.demo.model_files import Model
 
 pytest.register_assert_rewrite("helpers")  # so that an assert that fails there shows its values too
 
@@ -46,3 +49,20 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     from helpers import fake_driver  # here, so that a run without such tests needs no CuPy
 
     return fake_driver.install(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sentence encoder of random weights."""
+    from helpers.tiny_encoder import write_tiny_encoder  # here, as it needs safetensors
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    write_tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Model:
+    from cupy_w4a16.demo.model_files import load_model
+
+    return load_model(tiny_folder)

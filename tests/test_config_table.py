@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import cupy
@@ -9,13 +10,24 @@ import numpy as np
 import pytest
 from helpers.fake_driver import on_gpu
 
-from cupy_w4a16 import GemmConfig, GemmProblem, _workspace, configs, gemm, occupancy, workspace_bytes
+from cupy_w4a16 import (
+    GemmConfig,
+    GemmProblem,
+    _workspace,
+    choose_config,
+    configs,
+    gemm,
+    occupancy,
+    workspace_bytes,
+)
 from cupy_w4a16._checks import check_gemm
 from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS, check_config
+from cupy_w4a16._heuristics import serves
 from cupy_w4a16._validity import invalid_reason
 from cupy_w4a16._workspace import check_workspace
 from cupy_w4a16.testing import make_problem
 
+SMS = 132
 # weights x tokens, clusters as the launcher writes them.
 LAUNCHER = """
     64x16 1x1, 64x32 1x1, 64x64 1x1, 64x128 1x1, 64x128 1x2, 64x256 1x1, 64x256 1x2, 128x16 1x1, 128x16 2x1,
@@ -136,3 +148,19 @@ def test_occupancy_is_what_was_asked_for() -> None:
     for config in (GemmConfig(64, 128, schedule="pingpong"), GemmConfig(128, 128)):
         assert occupancy(config) == config.ctas_per_sm
     assert cupy.cuda.runtime.getDevice() == 0
+
+
+@pytest.mark.parametrize("pdl", [False, True])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_every_kind_of_product_has_a_config_made_for_it(group_size: int, pdl: bool) -> None:
+    for dtype in ("float16", "bfloat16"):
+        for zeros, out, m, n in product(
+            (None, "uint8", "int8", "int32", dtype, "float32"),
+            (dtype, "float32"),
+            (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 1000),
+            (1, 28672),
+        ):
+            problem = GemmProblem(m, n, 4096, group_size, dtype, zeros, out)
+            config = choose_config(problem, SMS, pdl)
+            assert serves(config, problem, SMS), problem
+            assert invalid_reason(config, problem) is None, problem

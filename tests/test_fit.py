@@ -74,7 +74,7 @@ def test_too_few_points_give_no_costs() -> None:
 
 def write(path: Path, times: dict[GemmProblem, dict[GemmConfig, float]], way: str = "linear") -> None:
     rows = [
-        {"name": f"{way}: {config.name}", **asdict(problem), **asdict(config), "us": us, "fault": ""}
+        {"name": way, **asdict(problem), **asdict(config), "us": us, "fault": ""}
         for problem, measured in times.items()
         for config, us in measured.items()
     ]

@@ -14,6 +14,8 @@ from cupy_w4a16.demo.methods import ways
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
+ON_CPU = ("demo", "--device", "cpu", "--model")
+
 
 def test_demo_command_prints_and_draws(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -24,17 +26,7 @@ def test_demo_command_prints_and_draws(
         "The train to the coast.\n\nLentils with garlic.\n  A distant galaxy.  \n", encoding="utf-8"
     )
     picture = tmp_path / "picture.png"
-    arguments = [
-        "demo",
-        "--device",
-        "cpu",
-        "--model",
-        tiny_folder,
-        "--sentences",
-        sentences,
-        "--plot",
-        picture,
-    ]
+    arguments = [*ON_CPU, tiny_folder, "--sentences", sentences, "--plot", picture]
     assert main([str(a) for a in [*arguments, "--group-size", "-1", "--method", "hqq"]]) == 0
     printed = capsys.readouterr().out
     for expected in (
@@ -50,7 +42,7 @@ def test_demo_command_prints_and_draws(
 
 def test_table_leaves_no_method_out(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert {way.method for way in ways(128)} == set(METHODS)
-    arguments = ["demo", "--device", "cpu", "--model", str(tiny_folder), "--group-size", "32", "--compare"]
+    arguments = [*ON_CPU, str(tiny_folder), "--group-size", "32", "--compare"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     rows = [line.split("  ")[0] for line in printed[printed.index("mean cosine") :].splitlines()[1:]]
@@ -77,15 +69,7 @@ def test_mistake_ends_with_a_sentence_and_status_2(
 ) -> None:
     (tmp_path / "one.txt").write_text("Only this.\n\n")
     (tmp_path / "latin.txt").write_bytes("Grüße.\nNoch einer.\n".encode("latin-1"))
-    arguments = [
-        "demo",
-        "--device",
-        "cpu",
-        "--model",
-        str(tiny_folder),
-        *(e.format(tmp=tmp_path) for e in extra),
-    ]
-    assert main(arguments) == 2
+    assert main([*ON_CPU, str(tiny_folder), *(e.format(tmp=tmp_path) for e in extra)]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -98,14 +82,5 @@ def test_missing_package_is_named(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    arguments = [
-        "demo",
-        "--device",
-        "cpu",
-        "--model",
-        str(tiny_folder),
-        "--plot",
-        str(tmp_path / "picture.png"),
-    ]
-    assert main(arguments) == 2
+    assert main([*ON_CPU, str(tiny_folder), "--plot", str(tmp_path / "picture.png")]) == 2
     assert f"pip install {package.partition('.')[0]}" in capsys.readouterr().err

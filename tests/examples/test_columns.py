@@ -11,30 +11,18 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from helpers.tiny_encoder import HIDDEN, write_tiny_encoder
+from helpers.tiny_encoder import HIDDEN
 
 from cupy_w4a16 import dequantize, quantize
 from cupy_w4a16.demo.encoder import Encoder
 from cupy_w4a16.demo.linears import Float32Linears
-from cupy_w4a16.demo.model_files import Model, load_model
+from cupy_w4a16.demo.model_files import Model
 from cupy_w4a16.demo.sentences import SENTENCES
 from cupy_w4a16.examples import columns
 from cupy_w4a16.examples.columns import TextEncoder, main, nearest, strings
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_model")
-    write_tiny_encoder(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return load_model(folder)
 
 
 @pytest.fixture
@@ -67,8 +55,8 @@ def ranked(vectors: Any, queries: Any, count: int) -> Any:
     return np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :count]
 
 
-def test_rows_keep_their_order_through_batches_by_length(model: Model) -> None:
-    encode = TextEncoder(np, model)
+def test_rows_keep_their_order_through_batches_by_length(tiny: Model) -> None:
+    encode = TextEncoder(np, tiny)
     alone = np.concatenate([encode([text]) for text in SENTENCES])
     together = encode(SENTENCES, batch_size=5)
     assert (together.shape, together.dtype) == ((len(SENTENCES), HIDDEN), np.float32)
@@ -77,21 +65,21 @@ def test_rows_keep_their_order_through_batches_by_length(model: Model) -> None:
     assert np.abs(together - np.roll(alone, 1, axis=0)).max(axis=1).min() > 0.05
 
 
-def test_embeddings_are_the_encoders_with_dequantised_weights(model: Model) -> None:
-    weights = dict(model.weights)
+def test_embeddings_are_the_encoders_with_dequantised_weights(tiny: Model) -> None:
+    weights = dict(tiny.weights)
     for name, w in weights.items():
         if w.ndim == 2 and name.startswith("encoder."):
             packed = quantize(w.T, 64, dtype="float16")
             weights[name] = dequantize(*packed, k=w.shape[1], dtype="float32").T
-    exact = Encoder(model.settings, weights, Float32Linears(weights), np)
-    expected = exact(*model.tokenize(list(SENTENCES)))
-    found = TextEncoder(np, model, group_size=64)(SENTENCES)
+    exact = Encoder(tiny.settings, weights, Float32Linears(weights), np)
+    expected = exact(*tiny.tokenize(list(SENTENCES)))
+    found = TextEncoder(np, tiny, group_size=64)(SENTENCES)
     # Activations are rounded to float16, by 2^-11 of them at most, some dozen times.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
-def test_columns_of_any_library_give_the_same(model: Model) -> None:
-    encode = TextEncoder(np, model)
+def test_columns_of_any_library_give_the_same(tiny: Model) -> None:
+    encode = TextEncoder(np, tiny)
     texts = list(SENTENCES[:3])
     for column in (tuple(texts), Column(texts), np.array(texts, object), iter(texts)):
         np.testing.assert_array_equal(encode(column), encode(texts))
@@ -163,12 +151,12 @@ def test_cuml_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("no_cuml")
 def test_command_never_calls_a_text_its_own_neighbour(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(cupy.cuda, "is_available", lambda: False)
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(SENTENCES[:4]))
-    main([str(file), "--model", str(folder)])
+    main([str(file), "--model", str(tiny_folder)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[::2] == list(SENTENCES[:4])
     for text, found in zip(lines[::2], lines[1::2], strict=True):
@@ -181,10 +169,10 @@ def test_missing_model_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_gives_numpys_embeddings_and_neighbours(model: Model) -> None:
-    on_gpu = TextEncoder(cupy, model)(SENTENCES, batch_size=5)
+def test_gpu_gives_numpys_embeddings_and_neighbours(tiny: Model) -> None:
+    on_gpu = TextEncoder(cupy, tiny)(SENTENCES, batch_size=5)
     assert isinstance(on_gpu, cupy.ndarray)
-    on_cpu = TextEncoder(np, model)(SENTENCES, batch_size=5)
+    on_cpu = TextEncoder(np, tiny)(SENTENCES, batch_size=5)
     np.testing.assert_allclose(on_gpu.get(), on_cpu, rtol=0, atol=5e-3)
     similarities, rows = nearest(on_gpu, on_gpu, 4)
     assert isinstance(rows, cupy.ndarray)
