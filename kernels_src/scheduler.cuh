@@ -59,7 +59,7 @@ struct TileScheduler {
   }
 
   // Where the second half of k begins, for a shared block.
-  __device__ __forceinline__ static int middle(int k_blocks) { return k_blocks / 2; }
+  __device__ __forceinline__ static int middle(int k_blocks) { return share(k_blocks, 1); }
 
   __device__ __forceinline__ Tile tile() const {
     int per_band = kRasterN * tiles_m;
