@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._config import GemmConfig, GemmProblem
-from ._heuristics import COSTS, DEPENDENT_COSTS, GROUP_32_COSTS
+from ._costs import CONFIGS
 from ._validity import invalid_reason
 
 
@@ -31,9 +31,7 @@ def _launcher_configs() -> list[GemmConfig]:
 LAUNCHER_CONFIGS = tuple(_launcher_configs())
 
 #: What the heuristic chooses from, beyond those.
-EXTRA_CONFIGS = tuple(
-    config for config in {**COSTS, **DEPENDENT_COSTS, **GROUP_32_COSTS} if config not in LAUNCHER_CONFIGS
-)
+EXTRA_CONFIGS = tuple(config for config in CONFIGS if config not in LAUNCHER_CONFIGS)
 
 
 def configs(problem: GemmProblem) -> list[GemmConfig]:

@@ -7,7 +7,7 @@ import cupy
 from . import _device
 from ._config import GemmConfig, GemmProblem
 from ._config_table import check_config
-from ._kernels import kernel_for
+from ._kernels import Kernel, kernel_for
 from ._load import load
 
 
@@ -43,9 +43,14 @@ def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
     """
     problem = problem or GemmProblem(1, 64, 128)
     check_config(config, problem)
+    _device.check_hopper(_device.current_device())
+    return resident_ctas(kernel_for(config, problem))
+
+
+def resident_ctas(kernel: Kernel) -> int:
+    """The same of one kernel; its registers may allow more than its configuration asks for."""
     device = _device.current_device()
-    _device.check_hopper(device)
-    kernel = load(kernel_for(config, problem), device)
+    loaded = load(kernel, device)
     cupy.cuda.Device(device).use()  # gives this thread a context, should it have none
     ask = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-    return int(ask(kernel.function, kernel.threads, kernel.smem_bytes))
+    return int(ask(loaded.function, loaded.threads, loaded.smem_bytes))

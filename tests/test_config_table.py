@@ -162,5 +162,5 @@ def test_every_kind_of_product_has_a_config_made_for_it(group_size: int, pdl: bo
         ):
             problem = GemmProblem(m, n, 4096, group_size, dtype, zeros, out)
             config = choose_config(problem, SMS, pdl)
-            assert serves(config, problem, SMS), problem
+            assert serves(config, problem), problem
             assert invalid_reason(config, problem) is None, problem

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cupy_w4a16 import GemmConfig, GemmProblem, choose_config
+from cupy_w4a16 import GemmConfig, GemmProblem, _costs, choose_config
 from cupy_w4a16.__main__ import main
-from cupy_w4a16._heuristics import COSTS, SPLIT_MARGIN, modelled_us, serves
+from cupy_w4a16._costs import tables
+from cupy_w4a16._heuristics import SPLIT_MARGIN, modelled_us, serves
 from cupy_w4a16.bench import BenchError
-from cupy_w4a16.bench.fit import choices, fit, read_times
+from cupy_w4a16.bench.fit import DISPENSABLE, Measured, choices, fit, read_times, table_row, thinned
+from cupy_w4a16.bench.shapes import geometric_mean
 
 SMS = 132
 SHAPES = (
@@ -24,21 +26,35 @@ SHAPES = (
     (57344, 8192),
     (16384, 4096),
 )
-TOKENS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024)
+TOKENS = (1, 2, 12, 16, 48, 64, 128, 256, 1024)
 
 
-def modelled() -> dict[GemmProblem, dict[GemmConfig, float]]:
+# Tiles of a few sizes: fits take a while.
+ALL_COSTS = tables(GemmProblem(1, 1, 1), pdl=False)[0]
+COSTS = {config: cost for config, cost in ALL_COSTS.items() if config.tile_m in (2, 16, 128)}
+Table = dict[GemmProblem, dict[GemmConfig, Measured]]
+
+
+def modelled() -> Table:
     """Times as the table in use has them, which a fit must find again."""
+
+    def measured(config: GemmConfig, problem: GemmProblem) -> Measured:
+        return Measured(modelled_us(config, COSTS[config], problem, SMS), COSTS[config].resident)
+
     problems = [GemmProblem(m, n, k) for n, k in SHAPES for m in TOKENS]
-    return {p: {c: modelled_us(c, p, SMS) for c in COSTS if serves(c, p, SMS)} for p in problems}
+    return {p: {c: measured(c, p) for c in COSTS if serves(c, p)} for p in problems}
 
 
 def test_fit_finds_the_times_it_was_given() -> None:
     times = modelled()
     costs = fit(times, SMS)
-    assert len(costs) > 20
+    assert len(costs) > 15
     assert all(x >= 0 for cost in costs.values() for x in cost)
     assert all(choice.times_as_long < SPLIT_MARGIN + 1e-4 for choice in choices(costs, times, SMS))
+
+
+def twice(measured: Measured) -> Measured:
+    return measured._replace(us=2 * measured.us)
 
 
 def test_a_wrong_choice_is_counted() -> None:
@@ -46,7 +62,7 @@ def test_a_wrong_choice_is_counted() -> None:
     problem = GemmProblem(1024, 8192, 8192)
     costs = fit(times, SMS)
     chosen = choose_config(problem)
-    times[problem][chosen] *= 2  # the model's choice is not what was measured to be best
+    times[problem][chosen] = twice(times[problem][chosen])  # what the model chooses was not the best
     worst = choices(costs, times, SMS)[0]
     assert worst.problem == problem
     assert worst.chosen == chosen != worst.best
@@ -59,24 +75,48 @@ def test_where_a_configuration_is_far_from_chosen_it_need_not_be_right() -> None
     config = GemmConfig(256, 128)
     for problem, measured in times.items():
         if problem.m == 64:
-            measured[config] = 10 * min(measured.values())
+            measured[config] = Measured(10 * min(each.us for each in measured.values()), 1)
     costs = fit(times, SMS)
     for problem, measured in times.items():
         if problem.m == 1024:
-            model = modelled_us(config, problem, SMS, costs)
-            assert model == pytest.approx(measured[config], rel=0.02)
+            model = modelled_us(config, costs[config], problem, SMS)
+            assert model == pytest.approx(measured[config].us, rel=0.02)
+
+
+def test_printed_rows_are_python_that_makes_the_table() -> None:
+    rows = [table_row(config, cost) for config, cost in ALL_COSTS.items()]
+    made = eval("{" + "".join(rows) + "}", vars(_costs))
+    assert list(made) == list(ALL_COSTS)
+    for config, cost in ALL_COSTS.items():
+        assert made[config] == pytest.approx(cost, rel=1e-3)
 
 
 def test_too_few_points_give_no_costs() -> None:
     problem = GemmProblem(256, 4096, 4096)
-    assert fit({problem: {GemmConfig(256, 128): 10.0}}, SMS) == {}
+    assert fit({problem: {GemmConfig(256, 128): Measured(10.0, 1)}}, SMS) == {}
 
 
-def write(path: Path, times: dict[GemmProblem, dict[GemmConfig, float]], way: str = "linear") -> None:
+def test_what_no_choice_needs_is_left_out() -> None:
+    times = modelled()
+    slow, fast = GemmConfig(192, 128), GemmConfig(256, 128)
+    for measured in times.values():
+        if slow in measured:
+            measured[slow] = twice(measured[fast])
+    costs = fit(times, SMS)
+    kept = thinned(costs, times, SMS)
+    assert slow in costs
+    assert slow not in kept
+    assert set(kept) < set(costs)
+    assert {choice.problem for choice in choices(kept, times, SMS)} == set(times)  # each has one that serves
+    longer = [choice.times_as_long for choice in choices(kept, times, SMS)]
+    assert geometric_mean(longer) < SPLIT_MARGIN * DISPENSABLE
+
+
+def write(path: Path, times: Table, way: str = "linear") -> None:
     rows = [
-        {"name": way, **asdict(problem), **asdict(config), "us": us, "fault": ""}
-        for problem, measured in times.items()
-        for config, us in measured.items()
+        {"name": way, **asdict(problem), **asdict(config), **measured._asdict(), "fault": ""}
+        for problem, found in times.items()
+        for config, measured in found.items()
     ]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -90,7 +130,7 @@ def test_times_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_two_ways_of_launching_are_not_mixed(tmp_path: Path) -> None:
-    times = {GemmProblem(256, 4096, 4096): {GemmConfig(256, 128): 10.0}}
+    times: Table = {GemmProblem(256, 4096, 4096): {GemmConfig(256, 128): Measured(10.0, 1)}}
     write(tmp_path / "a.csv", times)
     write(tmp_path / "b.csv", times, "linear-pdl")
     with pytest.raises(BenchError, match="linear, linear-pdl"):
@@ -103,8 +143,9 @@ def test_command_prints_a_table_and_how_good_it_is(
     write(tmp_path / "a.csv", modelled())
     assert main(["bench", "--fit", str(tmp_path / "a.csv")]) == 0
     printed = capsys.readouterr().out
-    assert "GemmConfig(tile_n=256): Cost(" in printed
-    assert f"{len(SHAPES) * len(TOKENS)} points: 1.0000 times" in printed
+    assert "    GemmConfig(256, 128): Cost(1, " in printed
+    assert "    _mma(16, 2, 4, 2, 1): Cost(2, " in printed
+    assert f"{len(SHAPES) * len(TOKENS)} points: 1.00" in printed
 
 
 @pytest.mark.parametrize("text", ["", "m,n\n1,2\n", "\0"])

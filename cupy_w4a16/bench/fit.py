@@ -1,6 +1,6 @@
 """Fitting the heuristic's time model to measured times: from the CSV of `bench --all-configs` to its table.
 
-Needs no GPU. What it prints is text for `_heuristics.py`, and how good the choices of such a table would be.
+Needs no GPU. What it prints is text for `_costs.py`, and how good the choices of such a table would be.
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from .._config import GemmConfig, GemmProblem
-from .._heuristics import Cost, Work, best, serves, time_us, work
+from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
+from .._costs import Cost
+from .._heuristics import Work, best, rated_us, serves, time_us, work
 from . import BenchError
+from .shapes import geometric_mean
 
-LEAST_POINTS = 6  # a Cost has four numbers
+LEAST_POINTS = 6  # a Cost has five numbers, which are not negative
 FAR_COUNTS_LESS = 2
-# Relative errors beyond this count linearly: single times are off by as much.
-OUTLYING = 0.05
+DISPENSABLE = 1.002  # what choices may take longer without all configurations that are left out
+# Relative errors beyond this count linearly: where a model of five numbers is wrong, more squares don't help.
+OUTLYING = 0.2
 # The model has several valleys: memory-bound, bound by arithmetic, by the start of a wave.
-STARTS = (2.0, 1.0, 0.1, 0.15), (1.0, 2.0, 0.3, 0.05), (3.0, 0.5, 0.8, 0.1), (0.5, 3.0, 0.2, 0.15)
-Times = Mapping[GemmProblem, Mapping[GemmConfig, float]]
+STARTS = (2.0, 1.0, 0.1, 0.15, 0.1), (1.0, 2.0, 0.3, 0.05, 0.5), (3.0, 0.5, 0.8, 0.1, 0.05)
+
+
+class Measured(NamedTuple):
+    """One configuration's time, and how many of its CTAs an SM held."""
+
+    us: float
+    resident: int
+
+
+Times = Mapping[GemmProblem, Mapping[GemmConfig, Measured]]
 
 
 class Choice(NamedTuple):
@@ -39,14 +51,15 @@ def read_times(paths: Iterable[str]) -> Times:
 
     A table of costs is for one way of launching, so files that have two raise `BenchError`.
     """
-    times: dict[GemmProblem, dict[GemmConfig, float]] = {}
+    times: dict[GemmProblem, dict[GemmConfig, Measured]] = {}
     ways: set[str] = set()
     for path in paths:
         try:
             with Path(path).open(newline="") as file:
                 for row in csv.DictReader(file):
                     if row["us"] and not row["fault"]:
-                        times.setdefault(_problem(row), {})[_config(row)] = float(row["us"])
+                        measured = Measured(float(row["us"]), int(row["resident"]))
+                        times.setdefault(_problem(row), {})[_config(row)] = measured
                         ways.add(row["name"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise BenchError(f"{path} is no CSV that bench --csv wrote: {error!r}") from error
@@ -66,39 +79,77 @@ def fit(times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
     the power of `FAR_COUNTS_LESS`: where it is far from being chosen, it need not be right.
     """
     points: dict[GemmConfig, list[tuple[Work, float, float]]] = {}
-    for problem, measured in times.items():
-        fastest_us = min(measured.values())
-        for config, us in measured.items():
-            if serves(config, problem, num_sms):
-                weight = (fastest_us / us) ** FAR_COUNTS_LESS
-                points.setdefault(config, []).append((work(config, problem, num_sms), us, weight))
-    return {config: _fitted(found) for config, found in points.items() if len(found) >= LEAST_POINTS}
+    resident: dict[GemmConfig, int] = {}
+    for problem, found in times.items():
+        fastest_us = min(measured.us for measured in found.values())
+        for config, measured in found.items():
+            if serves(config, problem):
+                resident[config] = measured.resident
+                done = work(config, measured.resident, problem, num_sms)
+                weight = (fastest_us / measured.us) ** FAR_COUNTS_LESS
+                points.setdefault(config, []).append((done, measured.us, weight))
+    return {
+        config: _fitted(resident[config], each)
+        for config, each in points.items()
+        if len(each) >= LEAST_POINTS
+    }
 
 
 def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> list[Choice]:
     """The choices for the measured problems, among configurations measured for them; the worst first."""
-    found = []
-    for problem, measured in times.items():
-        candidates = [config for config in measured if config in costs and serves(config, problem, num_sms)]
+    made = []
+    for problem, found in times.items():
+        candidates = [config for config in found if config in costs and serves(config, problem)]
         if not candidates:
             continue
         chosen = best(candidates, costs, problem, num_sms)
-        fastest = min(measured, key=lambda config: measured[config])
-        found.append(Choice(problem, chosen, fastest, measured[chosen] / measured[fastest]))
-    return sorted(found, key=lambda choice: -choice.times_as_long)
+        fastest = min(found, key=lambda config: found[config].us)
+        made.append(Choice(problem, chosen, fastest, found[chosen].us / found[fastest].us))
+    return sorted(made, key=lambda choice: -choice.times_as_long)
+
+
+def thinned(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
+    """The costs that good choices need: one after the other goes the configuration that is missed least."""
+    rated = {
+        problem: {
+            config: rated_us(config, costs[config], problem, num_sms)
+            for config in found
+            if config in costs and serves(config, problem)
+        }
+        for problem, found in times.items()
+    }
+
+    def times_as_long(kept: Mapping[GemmConfig, Cost]) -> float:
+        ratios = []
+        for problem, rates in rated.items():
+            left = [config for config in rates if config in kept]
+            if left:
+                chosen = min(left, key=rates.__getitem__)
+                ratios.append(times[problem][chosen].us / min(each.us for each in times[problem].values()))
+            elif rates:
+                return math.inf  # nothing would serve
+        return geometric_mean(ratios)
+
+    def without(config: GemmConfig) -> dict[GemmConfig, Cost]:
+        return {other: cost for other, cost in kept.items() if other != config}
+
+    kept, least = dict(costs), times_as_long(costs)
+    while kept:
+        found, config = min(((times_as_long(without(c)), i) for i, c in enumerate(kept)))
+        if found > DISPENSABLE * least:
+            break
+        kept, least = without(list(kept)[config]), min(least, found)
+    return kept
 
 
 def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
     """The fitted table as text, then how long its choices take against the best measured."""
     times = read_times(paths)
-    costs = fit(times, num_sms)
+    costs = thinned(fit(times, num_sms), times, num_sms)
     found = choices(costs, times, num_sms)
-    lines = [
-        f"    {_text(config)}: Cost({', '.join(f'{round(x, 5):.4g}' for x in cost)}),"
-        for config, cost in costs.items()
-    ]
+    lines = [f"    {table_row(config, cost)}" for config, cost in costs.items()]
     if found:
-        mean = math.exp(sum(math.log(choice.times_as_long) for choice in found) / len(found))
+        mean = geometric_mean(choice.times_as_long for choice in found)
         lines.append(f"\n{len(found)} points: {mean:.4f} times as long as the best, geometric mean")
     lines += [
         f"{choice.times_as_long:.3f}  N={choice.problem.n} K={choice.problem.k} M={choice.problem.m}: "
@@ -108,7 +159,22 @@ def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _fitted(points: Sequence[tuple[Work, float, float]]) -> Cost:
+def table_row(config: GemmConfig, cost: Cost) -> str:
+    """The line of a table in `_costs.py`."""
+    numbers = ", ".join(f"{round(x, 5):.4g}" for x in cost)
+    if config in NAMED_CONFIGS.values():
+        return f'NAMED_CONFIGS["{config.name}"]: Cost({numbers}),'
+    if config.family == "mma":
+        rest = f"{config.split_k_warpgroups}, {config.ctas_per_sm}, {config.stages}"
+        return f"_mma({config.tile_n}, {config.tile_m}, {rest}): Cost({numbers}),"
+    values = ((field, getattr(config, field.name)) for field in fields(GemmConfig)[2:])
+    options = {field.name: value for field, value in values if value != field.default}
+    maker = "_sums" if options.pop("scale_on", None) else "GemmConfig"
+    rest = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"{maker}({config.tile_n}, {config.tile_m}{rest}): Cost({numbers}),"
+
+
+def _fitted(resident: int, points: Sequence[tuple[Work, float, float]]) -> Cost:
     """The cost that `points`, of work, time in µs and weight, speak for."""
     try:
         from scipy.optimize import least_squares
@@ -116,11 +182,11 @@ def _fitted(points: Sequence[tuple[Work, float, float]]) -> Cost:
         raise BenchError("--fit needs SciPy: pip install 'cupy-w4a16[bench]'") from error
 
     def errors(numbers: Sequence[float]) -> list[float]:
-        return [weight * (time_us(Cost(*numbers), done) / us - 1) for done, us, weight in points]
+        return [weight * (time_us(Cost(resident, *numbers), done) / us - 1) for done, us, weight in points]
 
     options = {"bounds": (0.0, math.inf), "loss": "soft_l1", "f_scale": OUTLYING}
     tries = [least_squares(errors, start, **options) for start in STARTS]
-    return Cost(*min(tries, key=lambda found: found.cost).x.tolist())
+    return Cost(resident, *min(tries, key=lambda found: found.cost).x.tolist())
 
 
 def _problem(row: Mapping[str, str]) -> GemmProblem:
@@ -134,10 +200,3 @@ def _config(row: Mapping[str, str]) -> GemmConfig:
         text = row[field.name]
         values[field.name] = None if text == "" else int(text) if text.isdigit() else text
     return GemmConfig(**values)  # type: ignore[arg-type]
-
-
-def _text(config: GemmConfig) -> str:
-    """A `GemmConfig` call with the fields that are not the default's."""
-    given = ((field, getattr(config, field.name)) for field in fields(GemmConfig))
-    text = ", ".join(f"{field.name}={value!r}" for field, value in given if value != field.default)
-    return f"GemmConfig({text})"

@@ -41,6 +41,7 @@ class Row:
     rounds: int = 0
     sm_mhz: int | None = None
     power_w: float | None = None
+    resident: int = 0  # CTAs that an SM holds at once
     fault: str = ""
 
     @classmethod
@@ -53,6 +54,7 @@ class Row:
         floor: Floor,
         peers_us: Mapping[str, float],
         set_bytes: int,
+        resident: int,
     ) -> Row:
         """The row of a timing; `peers_us` are the peers' times by name, `set_bytes` those of one weight set.
 
@@ -70,6 +72,7 @@ class Row:
             floor_us=floor_us, read_us=floor.read_us,
             cublas_us=cublas_us, humming_us=peers_us.get("humming", NAN),
             calls=timing.calls, rounds=timing.rounds, sm_mhz=timing.sm_mhz, power_w=timing.power_w,
+            resident=resident,
         )  # fmt: skip
 
     @classmethod

@@ -14,6 +14,7 @@ import cupy
 from .. import _dtypes
 from .._config import GemmProblem
 from .._errors import CompileError, W4A16Error
+from .._occupancy import resident_ctas
 from . import BenchError, HangError, device, machine, timing
 from .cublas import Blas
 from .floor import Floor, read_us
@@ -139,8 +140,9 @@ def _sweep_shape(
             config = variant.config_for(problem)
             if variant in measured:
                 row = Row.measured(
-                    problem, variant.name, config, measured[variant], floor, theirs, weights.sets[0].nbytes
-                )
+                    problem, variant.name, config, measured[variant], floor, theirs,
+                    set_bytes=weights.sets[0].nbytes, resident=resident_ctas(variant.kernel_for(problem)),
+                )  # fmt: skip
             else:
                 row = Row.failed(problem, variant.name, config, faults[variant])
             progress.add(row)

@@ -20,7 +20,7 @@ def timing_of(us: float) -> Timing:
 
 def row_of(us: float, config: GemmConfig = LARGE, problem: GemmProblem = PROBLEM, **peers: float) -> Row:
     peers_us = {name.replace("_", "-"): value for name, value in (peers or {"cublas": 16.0}).items()}
-    return Row.measured(problem, "linear", config, timing_of(us), Floor(4.0, 700.0), peers_us, 8_650_752)
+    return Row.measured(problem, "linear", config, timing_of(us), Floor(4.0, 700.0), peers_us, 8_650_752, 1)
 
 
 def bench_arguments(words: str) -> argparse.Namespace:
