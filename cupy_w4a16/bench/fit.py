@@ -20,7 +20,7 @@ from .shapes import geometric_mean
 
 LEAST_POINTS = 6  # a Cost has five numbers, which are not negative
 FAR_COUNTS_LESS = 2
-DISPENSABLE = 1.002  # what choices may take longer without all configurations that are left out
+DISPENSABLE = 1.001  # what choices may take longer without all configurations that are left out
 # Relative errors beyond this count linearly: where a model of five numbers is wrong, more squares don't help.
 OUTLYING = 0.2
 # The model has several valleys: memory-bound, bound by arithmetic, by the start of a wave.
