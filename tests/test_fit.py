@@ -30,7 +30,7 @@ TOKENS = (1, 2, 12, 16, 48, 64, 128, 256, 1024)
 
 
 # Tiles of a few sizes: fits take a while.
-ALL_COSTS = tables(GemmProblem(1, 1, 1), pdl=False)[0]
+ALL_COSTS = next(tables(GemmProblem(1, 1, 1), pdl=False))
 COSTS = {config: cost for config, cost in ALL_COSTS.items() if config.tile_m in (2, 16, 128)}
 Table = dict[GemmProblem, dict[GemmConfig, Measured]]
 

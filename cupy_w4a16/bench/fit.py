@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from .shapes import geometric_mean
 LEAST_POINTS = 6  # a Cost has five numbers, which are not negative
 FAR_COUNTS_LESS = 2
 DISPENSABLE = 1.001  # what choices may take longer without all configurations that are left out
+FAR_COUNTS_MORE = 16  # of such ratios that power is averaged: one of 1.05 counts as seven of 1.01
 # Relative errors beyond this count linearly: where a model of five numbers is wrong, more squares don't help.
 OUTLYING = 0.2
 # The model has several valleys: memory-bound, bound by arithmetic, by the start of a wave.
@@ -120,15 +122,16 @@ def thinned(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> dic
     }
 
     def times_as_long(kept: Mapping[GemmConfig, Cost]) -> float:
-        ratios = []
+        powers = []
         for problem, rates in rated.items():
             left = [config for config in rates if config in kept]
             if left:
                 chosen = min(left, key=rates.__getitem__)
-                ratios.append(times[problem][chosen].us / min(each.us for each in times[problem].values()))
+                ratio = times[problem][chosen].us / min(each.us for each in times[problem].values())
+                powers.append(ratio**FAR_COUNTS_MORE)
             elif rates:
                 return math.inf  # nothing would serve
-        return geometric_mean(ratios)
+        return statistics.fmean(powers) ** (1 / FAR_COUNTS_MORE)
 
     def without(config: GemmConfig) -> dict[GemmConfig, Cost]:
         return {other: cost for other, cost in kept.items() if other != config}
