@@ -9,28 +9,27 @@ Up to 32 tokens (2026-11-22, without rests), for groups of 128 symmetric and wit
 32. Shapes (n, k): (4096, 4096), (6144, 4096), (4096, 14336), (8192, 8192), (28672, 4096), (10240, 8192),
 (57344, 8192), (8192, 28672), with m = 1, 2, 4, 8, 16, 32; (1024, 8192), (12288, 4096), (18944, 3584),
 (3584, 18944), (2560, 9728) with m = 1, 4, 16, 32; symmetric also (13824, 5120), (5120, 13824), (3072, 3072)
-and m = 12, 24; symmetric, and dependent, also (2048, 2048), (4096, 11008), (37888, 3584), (3072, 8192),
-(16384, 5120), (5120, 5120), (11008, 4096), (7168, 2048), (14336, 4096), (1536, 6144). The choices take
-1.001 to 1.004 times as long as the best of the 75 configurations swept (geometric mean of 68 to 168
-points), at worst 1.02 to 1.05, dependent 1.10, at 4096x4096 and m = 2. Before those last ten shapes were
-fitted to, choices for them took 1.004 times as long as the best, dependent 1.014 (zeros 1.014, groups of 32
-1.022), at worst 1.04 and 1.17: 128x16 and 128x32, one CTA an SM, were missing.
+and m = 12, 24; dependent also (2048, 2048), (4096, 11008), (37888, 3584), (3072, 8192), (16384, 5120),
+(5120, 5120), (11008, 4096), (7168, 2048), (14336, 4096), (1536, 6144). The choices take 1.001 to 1.004
+times as long as the best of the 75 configurations swept (geometric mean of 68 to 168 points), at worst 1.02
+to 1.05, dependent 1.10, at 4096x4096 and m = 2. At those last ten shapes, before anything was fitted to
+them, choices took 1.004 times as long as the best, at worst 1.04; dependent 1.014 (zeros 1.014, groups of
+32 1.022), at worst 1.17, as 128x16 and 128x32, one CTA an SM, were missing.
 
 From 33 tokens on (2026-11-22, rests from 64 on; symmetric groups of 128, which serve for all): the first
-seven of these shapes and (13824, 5120), (5120, 5120), (11008, 4096), (7168, 2048), (5120, 13824), m = 48
+eight of these shapes and (13824, 5120), (5120, 5120), (11008, 4096), (7168, 2048), (5120, 13824), m = 48
 ... 8192, without a term for the fullest SM. There the choices took 1.005 times as long as the best, at ten
 shapes that were not fitted 1.002 from m = 128 on, at worst 1.03.
 
 On an H200, whose memory is faster, `tune` found better ones of ten at 8192x8192 only: 1.07 at m = 1 (mma
 32x2, two CTAs an SM), 1.04 at m = 16 (64x16, k split, two CTAs an SM).
 
-Swept and dropped, with their best showing against what is here. Up to 32 tokens: mma 16x2 of two
-warpgroups, one stage, four CTAs an SM (0.96 in groups of 32, otherwise the kernel of three CTAs), 64x32
-with scaled sums and two CTAs an SM (0.97), mma 32x16 of four warpgroups, one stage (0.98), 128x32 with
-scaled sums and two CTAs an SM (0.98), 96x16 (0.985), 128x16 with k split (0.99), 96x32 (1.01). Above:
-clusters of 2x1, 1x2 and 2x2 that share operands (1.02), 128x128 pingpong (1.02), 64x256 pingpong (1.02),
-128x256 (1.01), 192x192 (1.02), 256x96 (1.09), 256x64 with k split (1.16), 224x64 with a shared block
-(1.02).
+Swept and dropped, with their best showing against what is here. Up to 32 tokens: 64x32 with k split, scaled
+sums and two CTAs an SM (0.97), mma 32x16 of four warpgroups, one stage (0.98), 128x32 with scaled sums and
+two CTAs an SM (0.98), 96x16 (0.985), 128x16 with k split (0.99), 96x32 (1.01), mma 16x8 of one warpgroup
+(1.03). Above: clusters of 2x1, 1x2 and 2x2 that share operands (1.02), 128x128 pingpong (1.02), 64x256
+pingpong (1.02), 128x256 (1.01), 192x192 (1.02), 256x96 (1.09), 256x64 with k split (1.16), 224x64 with a
+shared block (1.02).
 """
 
 from __future__ import annotations
@@ -67,33 +66,35 @@ def _sums(tile_n: int, tile_m: int, **fields: Any) -> GemmConfig:
 
 
 SYMMETRIC: Table = {
-    _mma(16, 2, 1, 3, 1): Cost(10, 1.352, 1.06, 0.1853, 0.1174, 12.3),
-    _mma(16, 2, 1, 4, 2): Cost(7, 1.811, 0.2252, 0.1299, 0.1189, 12.58),
-    _mma(16, 2, 2, 2, 2): Cost(3, 1.553, 0.6998, 0.1261, 0.118, 13.57),
-    _mma(16, 2, 2, 4, 1): Cost(4, 1.241, 0.8369, 0.1869, 0.1086, 12.72),
-    _mma(16, 2, 4, 2, 1): Cost(2, 1.365, 0.968, 0.1715, 0.08615, 15.78),
-    _mma(32, 2, 2, 3, 1): Cost(3, 1.058, 1.427, 0.2203, 0.1189, 12.31),
-    _mma(16, 4, 1, 3, 1): Cost(9, 2.009, 0, 0.1867, 0.1023, 14.33),
-    _mma(16, 4, 1, 4, 2): Cost(7, 1.626, 0.4872, 0.1304, 0.1062, 14.84),
-    _mma(16, 4, 2, 4, 1): Cost(4, 1.309, 0.7783, 0.1822, 0.09315, 15.5),
-    _mma(16, 4, 4, 2, 1): Cost(2, 1.316, 1.199, 0.1369, 0.06595, 18.78),
-    _mma(32, 4, 2, 3, 1): Cost(3, 1.037, 1.451, 0.228, 0.1132, 13.12),
-    _mma(16, 8, 2, 2, 2): Cost(3, 1.876, 0.3165, 0.09321, 0.06123, 22.9),
-    _mma(16, 8, 4, 2, 1): Cost(2, 1.345, 1.06, 0.1562, 0.0495, 23.51),
-    _mma(32, 8, 2, 3, 1): Cost(3, 1.925, 0.09284, 0.2311, 0.1149, 13.62),
-    _mma(32, 8, 4, 1, 2): Cost(1, 1.145, 1.346, 0.3525, 0.07388, 0),
-    _mma(16, 16, 2, 2, 2): Cost(2, 1.264, 1.446, 0.08854, 0.01052, 32.67),
-    _mma(32, 16, 2, 1, 2): Cost(1, 0.9987, 1.381, 0.1965, 0, 19.7),
-    _mma(32, 16, 4, 1, 2): Cost(1, 1.167, 1.731, 0.4159, 0, 10.59),
-    _sums(64, 16, split_k_cluster=2, ctas_per_sm=2): Cost(2, 0.5147, 3.274, 0.2128, 0.0535, 17.13),
-    _sums(128, 16, ctas_per_sm=2): Cost(2, 0.9877, 4.692, 0.0862, 0.09704, 18.76),
-    _sums(160, 16, split_k_cluster=2): Cost(1, 0.1182, 7.178, 0.03008, 0.09423, 18.95),
-    _sums(192, 16, split_k_cluster=2): Cost(1, 0.1784, 4.435, 0.3873, 0.06172, 9.351),
-    _sums(224, 16, warpgroups_n=4, split_k_cluster=2): Cost(1, 0.6069, 8.907, 0, 0.1317, 16.38),
-    GemmConfig(64, 32, split_k_cluster=2, ctas_per_sm=2): Cost(2, 0.3383, 3.691, 0.209, 0, 20.05),
-    GemmConfig(128, 32, ctas_per_sm=2): Cost(2, 0, 4.923, 0.1986, 0.07599, 19.39),
-    _sums(160, 32, split_k_cluster=2): Cost(1, 0.5882, 6.851, 0, 0.1088, 21.97),
-    GemmConfig(192, 32, split_k_cluster=2): Cost(1, 0.1736, 5.4, 0.3008, 0.06816, 14.98),
+    _mma(16, 2, 1, 3, 1): Cost(10, 1.404, 1.273, 0.1798, 0.1106, 13.06),
+    _mma(16, 2, 1, 4, 2): Cost(7, 2.074, 0, 0.1275, 0.1212, 11.54),
+    _mma(16, 2, 2, 2, 2): Cost(3, 1.725, 0.5448, 0.1393, 0.126, 10.46),
+    _mma(16, 2, 2, 4, 1): Cost(4, 1.395, 0.7815, 0.1887, 0.1208, 9.968),
+    _mma(16, 2, 4, 2, 1): Cost(2, 1.494, 0.9617, 0.1814, 0.08791, 14.43),
+    _mma(16, 4, 1, 3, 1): Cost(9, 2.04, 0.195, 0.1824, 0.09848, 14.58),
+    _mma(16, 4, 1, 4, 2): Cost(7, 1.512, 0.8247, 0.131, 0.1204, 12.26),
+    _mma(16, 4, 2, 2, 2): Cost(3, 1.786, 0.4132, 0.1264, 0.1121, 14.93),
+    _mma(16, 4, 2, 4, 1): Cost(4, 1.398, 0.7579, 0.1859, 0.1053, 13.47),
+    _mma(16, 4, 2, 4, 2): Cost(4, 1.753, 0.6563, 0.1253, 0.09527, 16.98),
+    _mma(16, 4, 4, 2, 1): Cost(2, 1.363, 1.384, 0.1109, 0.06192, 19.22),
+    _mma(16, 8, 2, 2, 2): Cost(3, 2.036, 0.1953, 0.06921, 0.09019, 21.7),
+    _mma(16, 8, 4, 2, 1): Cost(2, 1.332, 1.442, 0.0809, 0.0264, 25.32),
+    _mma(32, 8, 2, 2, 2): Cost(2, 1.764, 0.4954, 0.1637, 0.1054, 14.88),
+    _mma(32, 8, 2, 3, 1): Cost(3, 1.777, 0.3851, 0.2397, 0.0942, 14.74),
+    _mma(32, 8, 4, 1, 2): Cost(1, 1.415, 1.216, 0.3639, 0.0393, 0),
+    _mma(16, 16, 2, 2, 2): Cost(2, 1.451, 1.546, 0.08435, 0.06434, 30.93),
+    _mma(32, 16, 2, 1, 2): Cost(1, 1.095, 1.39, 0.1848, 0, 20.74),
+    _mma(32, 16, 4, 1, 2): Cost(1, 1.23, 1.819, 0.3867, 0, 13.05),
+    _sums(64, 16, split_k_cluster=2, ctas_per_sm=2): Cost(2, 0.5431, 3.271, 0.2102, 0.05829, 17),
+    _sums(128, 16, ctas_per_sm=2): Cost(2, 2.29, 2.922, 0, 0.09196, 18.82),
+    _sums(160, 16, split_k_cluster=2): Cost(1, 0, 8.756, 0, 0.09765, 18.86),
+    _sums(192, 16, split_k_cluster=2): Cost(1, 0.3185, 5.357, 0.2456, 0.09139, 13.36),
+    _sums(224, 16, warpgroups_n=4, split_k_cluster=2): Cost(1, 2.731, 0, 0, 0.1341, 15.75),
+    GemmConfig(64, 32, split_k_cluster=2, ctas_per_sm=2): Cost(2, 0.2564, 3.82, 0.2073, 0.02035, 19.91),
+    GemmConfig(128, 32, ctas_per_sm=2): Cost(2, 0, 4.829, 0.1956, 0.07531, 19.51),
+    _sums(160, 32, split_k_cluster=2): Cost(1, 0.0734, 7.933, 0, 0.1135, 21.99),
+    GemmConfig(192, 32, split_k_cluster=2): Cost(1, 0.3259, 6.448, 0.1651, 0.09426, 17.01),
+    _sums(224, 32, warpgroups_n=4, split_k_cluster=2): Cost(1, 1.436, 4.846, 0, 0.119, 20.17),
 }
 
 SYMMETRIC_DEPENDENT: Table = {
