@@ -153,6 +153,8 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     needed = 36 + tiles * (stages * (9 + zeros) + 4 + 20 * second_eight + 3 * (groups - 1))
     if problem.zeros in ("float16", "bfloat16", "float32"):  # sums of activations
         needed += 6 + 12 * second_eight * (groups - 1)
+    if second_eight and groups == 2 and ITEM_BYTES.get(problem.zeros or "", 0) > 1:  # not so with one or four
+        needed += 44
     if problem.zeros == "float32":
         needed += {1: 0, 2: 4, 4: 18}[groups]
     if problem.dtype == "bfloat16" and groups > 1:  # rotated words

@@ -50,6 +50,11 @@ BROKEN: list[tuple[GemmConfig, dict[str, Any], str]] = [
     (PLAIN, {"stages": 8}, "bytes of shared memory; a CTA has"),
     (MMA, {"stages": 3}, "stages is 3; allowed are 1, 2, 4"),
     (MMA, {"ctas_per_sm": 4, "split_k_warpgroups": 4, "stages": 1, "tile_n": 16}, "registers a thread"),
+    (
+        replace(MMA, tile_n=16, tile_m=16, ctas_per_sm=2),
+        {"group_size": 64, "zeros": "int32"},
+        "registers a thread",
+    ),
     (PAIR, {"split_k_cluster": 1}, A_PAIR_IS),
     (PAIR, {"split_k_warpgroups": 2}, "split_k_warpgroups 1"),
     (PAIR, {"schedule": "pingpong"}, "and schedule 'cooperative'"),
