@@ -34,11 +34,9 @@ shared block (1.02).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ._config import NAMED_CONFIGS, GemmConfig, GemmProblem
-from ._normalised import is_symmetric_half
+from ._config import NAMED_CONFIGS, GemmConfig
 
 
 class Cost(NamedTuple):
@@ -287,34 +285,12 @@ MANY_TOKENS_DEPENDENT: Table = {
 }
 
 
-_MEASURED = {
+#: By whether a launch is dependent; in each, tables up to 32 tokens and the one from 33 on.
+MEASURED = {
     False: (SYMMETRIC, WITH_ZEROS, GROUPS_OF_32, MANY_TOKENS),
     True: (SYMMETRIC_DEPENDENT, WITH_ZEROS_DEPENDENT, GROUPS_OF_32_DEPENDENT, MANY_TOKENS_DEPENDENT),
 }
 
 CONFIGS = tuple(
-    dict.fromkeys(config for measured in _MEASURED.values() for costs in measured for config in costs)
+    dict.fromkeys(config for measured in MEASURED.values() for costs in measured for config in costs)
 )
-
-
-def tables(problem: GemmProblem, pdl: bool) -> Iterator[Mapping[GemmConfig, Cost]]:
-    """Costs by configuration for launches of that kind: first those for such a problem, then others.
-
-    Zeros and several groups a stage cost an mma tile registers (with more than 8 tokens one CTA an SM is all
-    there is anyway), and a wgmma tile the shorter dequantisation of normalised scales, or scaled sums.
-    """
-    symmetric, with_zeros, groups_of_32, many = _MEASURED[pdl]
-    if problem.group_size == 32 or (problem.group_size == 64 and problem.m <= 8):
-        mma = groups_of_32
-    else:
-        mma = symmetric if problem.zeros is None else with_zeros
-    if problem.group_size == 32:
-        wgmma = groups_of_32
-    else:
-        wgmma = symmetric if is_symmetric_half(problem) else with_zeros
-    yield _of_family(mma, "mma") | _of_family(wgmma, "wgmma") | many
-    yield from (symmetric, with_zeros, groups_of_32)
-
-
-def _of_family(costs: Table, family: str) -> Table:
-    return {config: cost for config, cost in costs.items() if config.family == family}

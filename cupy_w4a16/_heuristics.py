@@ -13,13 +13,14 @@ others wait for them. The model is there to order configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import ceil, hypot
 from typing import NamedTuple
 
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
-from ._costs import Cost, tables
+from ._costs import MEASURED, Cost, Table
+from ._normalised import is_symmetric_half
 from ._pack import BLOCK_K
 from ._validity import is_valid
 
@@ -56,6 +57,29 @@ def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -
         if candidates:
             break
     return best(candidates, costs, problem, num_sms)
+
+
+def tables(problem: GemmProblem, pdl: bool) -> Iterator[Mapping[GemmConfig, Cost]]:
+    """Costs by configuration for launches of that kind: first those for such a problem, then others.
+
+    Zeros and several groups a stage cost an mma tile registers (with more than 8 tokens one CTA an SM is all
+    there is anyway), and a wgmma tile the shorter dequantisation of normalised scales, or scaled sums.
+    """
+    symmetric, with_zeros, groups_of_32, many = MEASURED[pdl]
+    if problem.group_size == 32 or (problem.group_size == 64 and problem.m <= 8):
+        mma = groups_of_32
+    else:
+        mma = symmetric if problem.zeros is None else with_zeros
+    if problem.group_size == 32:
+        wgmma = groups_of_32
+    else:
+        wgmma = symmetric if is_symmetric_half(problem) else with_zeros
+    yield _of_family(mma, "mma") | _of_family(wgmma, "wgmma") | many
+    yield from (symmetric, with_zeros, groups_of_32)
+
+
+def _of_family(costs: Table, family: str) -> Table:
+    return {config: cost for config, cost in costs.items() if config.family == family}
 
 
 def best(

@@ -10,8 +10,7 @@ import pytest
 
 from cupy_w4a16 import GemmConfig, GemmProblem, _costs, choose_config
 from cupy_w4a16.__main__ import main
-from cupy_w4a16._costs import tables
-from cupy_w4a16._heuristics import SPLIT_MARGIN, modelled_us, serves
+from cupy_w4a16._heuristics import SPLIT_MARGIN, modelled_us, serves, tables
 from cupy_w4a16.bench import BenchError
 from cupy_w4a16.bench.fit import DISPENSABLE, Measured, choices, fit, read_times, table_row, thinned
 from cupy_w4a16.bench.shapes import geometric_mean
@@ -146,6 +145,12 @@ def test_command_prints_a_table_and_how_good_it_is(
     assert "    GemmConfig(256, 128): Cost(1, " in printed
     assert "    _mma(16, 2, 4, 2, 1): Cost(2, " in printed
     assert f"{len(SHAPES) * len(TOKENS)} points: 1.00" in printed
+
+
+def test_too_few_points_make_an_empty_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.csv", {GemmProblem(256, 4096, 4096): {GemmConfig(256, 128): Measured(10.0, 1)}})
+    assert main(["bench", "--fit", str(tmp_path / "a.csv")]) == 0
+    assert not capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("text", ["", "m,n\n1,2\n", "\0"])

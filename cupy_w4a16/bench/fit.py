@@ -101,7 +101,7 @@ def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> lis
     """The choices for the measured problems, among configurations measured for them; the worst first."""
     made = []
     for problem, found in times.items():
-        candidates = [config for config in found if config in costs and serves(config, problem)]
+        candidates = _candidates(costs, found, problem)
         if not candidates:
             continue
         chosen = best(candidates, costs, problem, num_sms)
@@ -112,37 +112,36 @@ def choices(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> lis
 
 def thinned(costs: Mapping[GemmConfig, Cost], times: Times, num_sms: int) -> dict[GemmConfig, Cost]:
     """The costs that good choices need: one after the other goes the configuration that is missed least."""
-    rated = {
-        problem: {
-            config: rated_us(config, costs[config], problem, num_sms)
-            for config in found
-            if config in costs and serves(config, problem)
-        }
-        for problem, found in times.items()
-    }
+    # For each problem its candidates, that of the least modelled time first, and their times over the best.
+    ranked: list[list[tuple[GemmConfig, float]]] = []
+    for problem, found in times.items():
+        candidates = _candidates(costs, found, problem)
+        candidates.sort(key=lambda config: rated_us(config, costs[config], problem, num_sms))
+        fastest_us = min(measured.us for measured in found.values())
+        ranked.append([(config, found[config].us / fastest_us) for config in candidates])
+    ranked = [each for each in ranked if each]
 
     def times_as_long(kept: Mapping[GemmConfig, Cost]) -> float:
-        powers = []
-        for problem, rates in rated.items():
-            left = [config for config in rates if config in kept]
-            if left:
-                chosen = min(left, key=rates.__getitem__)
-                ratio = times[problem][chosen].us / min(each.us for each in times[problem].values())
-                powers.append(ratio**FAR_COUNTS_MORE)
-            elif rates:
-                return math.inf  # nothing would serve
-        return statistics.fmean(powers) ** (1 / FAR_COUNTS_MORE)
+        ratios = (next((ratio for config, ratio in each if config in kept), math.inf) for each in ranked)
+        return statistics.fmean(ratio**FAR_COUNTS_MORE for ratio in ratios) ** (1 / FAR_COUNTS_MORE)
 
     def without(config: GemmConfig) -> dict[GemmConfig, Cost]:
         return {other: cost for other, cost in kept.items() if other != config}
 
-    kept, least = dict(costs), times_as_long(costs)
-    while kept:
-        found, config = min(((times_as_long(without(c)), i) for i, c in enumerate(kept)))
-        if found > DISPENSABLE * least:
+    kept, least = dict(costs), math.inf
+    while len(kept) > 1:
+        least = min(least, times_as_long(kept))
+        fewer = min(map(without, kept), key=times_as_long)
+        if times_as_long(fewer) > DISPENSABLE * least:
             break
-        kept, least = without(list(kept)[config]), min(least, found)
+        kept = fewer
     return kept
+
+
+def _candidates(
+    costs: Mapping[GemmConfig, Cost], found: Mapping[GemmConfig, Measured], problem: GemmProblem
+) -> list[GemmConfig]:
+    return [config for config in found if config in costs and serves(config, problem)]
 
 
 def report(paths: Sequence[str], num_sms: int, worst: int = 10) -> str:
