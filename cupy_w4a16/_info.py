@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import _cache, _env, _kernels, _nvml, _paths
-from ._errors import W4A16Error
+from ._errors import CompileError, W4A16Error
 
 # A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
 _SM_WARPS, _SM_CTAS = 64, 32
@@ -77,7 +77,14 @@ def _gpus() -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
-    return _table({"kernels": str(_paths.kernels_src()), "CUTLASS": str(_paths.cutlass_include())})
+    return _table({"kernels": _place(_paths.kernels_src), "CUTLASS": _place(_paths.cutlass_include)})
+
+
+def _place(find: Callable[[], Path]) -> str:
+    try:
+        return str(find())
+    except CompileError as error:
+        return f"missing: {error}"
 
 
 def _cached() -> Iterator[str]:
