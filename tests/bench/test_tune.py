@@ -94,6 +94,34 @@ def test_tune_compiles_and_times_what_linear_runs(
     assert any("normalised" in name for name in asked_for) == normalised
 
 
+@pytest.mark.parametrize("hindrance", ["folder", "lock"])
+def test_tuning_file_that_cannot_be_written_is_said_before_anything_is_compiled_or_timed(
+    hindrance: str,
+    asked_for: set[str],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if hindrance == "folder":
+        cache.touch()  # a file where the folder should be: not even root can write there
+    else:
+        cache.mkdir()
+        (cache / "tuned.lock").mkdir()
+    monkeypatch.setattr(tune_module, "sweep", pytest.fail)
+    for name, value in (
+        ("device_name", "NVIDIA H100"),
+        ("num_sms", 132),
+        ("facts", {}),
+        ("require_gpu", None),
+    ):
+        monkeypatch.setattr(machine, name, lambda *_, value=value: value)
+    assert main(["tune", "--shapes", "256x512", "--m", "17"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the tuning file {cache}/tuned.json can't be written (")
+    assert "CUPY_W4A16_CACHE_DIR" in said
+    assert not asked_for
+
+
 @pytest.mark.parametrize(
     ("words", "names", "normalised"),
     [
