@@ -169,13 +169,16 @@ class Linear(LinearValue):
         device = _get_device()
         stream = _get_stream(device).ptr
         a_at, out_at = a.data, out.data
-        key = (
+        key: Any = (
             a_at.ptr, out_at.ptr, stream, shape, out.shape, a.strides, out.strides, a.dtype, out.dtype,
             device, a_at.device_id, out_at.device_id, config,
         )  # fmt: skip
-        launch = self._launches.get(key)
+        try:
+            launch = self._launches.get(key)
+        except TypeError:  # config can't be hashed: the checks will say what is wrong with it
+            launch = key = None
         if launch is None:
-            launch = self._prepare(a, out, config, device, stream)
+            launch = self._prepare(a, out, config, device, stream) if key else None
             if launch is None:
                 return self._by_gemm(a, out, config)
             self._launches.put(key, launch)
