@@ -7,14 +7,14 @@ from functools import cache
 import cupy
 
 from ._config import GemmConfig, GemmProblem
-from ._heuristics import choose_config
+from ._heuristics import fastest_config
 from ._tuned import tuned_config
 
 
 def config_for(problem: GemmProblem, device: int, pdl: bool = False) -> GemmConfig:
     """The configuration for `problem` on GPU number `device`, launched dependent or not."""
     name, num_sms = _name_and_sms(device)
-    return tuned_config(problem, name, num_sms, pdl) or choose_config(problem, num_sms, pdl)
+    return tuned_config(problem, name, num_sms, pdl) or fastest_config(problem, num_sms, pdl)
 
 
 @cache

@@ -8,12 +8,12 @@ import cupy
 import numpy as np
 
 from ._bounded import Bounded
+from ._check_config import check_config
 from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
 from ._config import GemmConfig, GemmProblem
-from ._config_table import check_config
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
