@@ -207,13 +207,12 @@ def dequantize(
     dtype = weight.scales.dtype if dtype is None else dtype_of(dtype, OUT_DTYPES)
     w = xp.empty((k, n), dtype)
     for columns in column_strips(n, k, STRIP_WEIGHTS[xp.__name__]):
-        exact = exact_weights(xp, weight.b_packed, weight.scales, weight.zeros, weight.group_size, k, columns)
+        exact = exact_weights(weight.b_packed, weight.scales, weight.zeros, weight.group_size, k, columns)
         w[:, columns] = rounded(exact, dtype)
     return w
 
 
 def exact_weights(
-    xp: ModuleType,
     b_packed: Any,
     scales: Any,
     zeros: Any,

@@ -29,7 +29,7 @@ class Sample:
 
 
 def require_gpu(command: str) -> None:
-    """`BenchError` unless the current device is a Hopper GPU and cuBLAS is installed."""
+    """`BenchError` unless the current device is a Hopper GPU."""
     try:
         _device.check_hopper(_device.current_device())
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -41,17 +41,17 @@ def require_gpu(command: str) -> None:
 
 
 def num_sms() -> int:
-    """The current GPU's."""
+    """The current GPU's multiprocessors."""
     return _device.num_sms(_device.current_device())
 
 
 def device_name() -> str:
-    """The current GPU's."""
+    """The current GPU's name."""
     return _device.device_name(_device.current_device())
 
 
 def l2_bytes() -> int:
-    """The current GPU's."""
+    """The current GPU's L2 cache."""
     return int(cupy.cuda.Device().attributes["L2CacheSize"])
 
 

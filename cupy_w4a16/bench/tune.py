@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .. import __version__, _cache
+from .. import __version__, _cache, _config_table
 from .._build import compile_kernels
 from .._config import GemmConfig, GemmProblem
 from .._errors import CompileError
@@ -17,7 +17,7 @@ from .._tuned import Winner, store_tuned, tuned_path
 from . import BenchError, machine
 from .report import Row
 from .sweep import Plan, sweep
-from .variants import WAYS, Variant, known_configs
+from .variants import WAYS, Variant
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
@@ -113,7 +113,7 @@ def _candidates(problem: GemmProblem, through: Sequence[str]) -> list[Variant]:
     """Each call with every config that is known, and with the one that the problem gets so far."""
     found = []
     for way in (WAYS[name] for name in through):
-        configs = dict.fromkeys([way(None).config_for(problem), *known_configs(problem)])
+        configs = dict.fromkeys([way(None).config_for(problem), *_config_table.configs(problem)])
         found += [way(config) for config in configs]
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.bench import LARGE, PROBLEM, SMALL, bench_arguments, row_of, timing_of
 
-from cupy_w4a16 import CompileError, _cache, _load
+from cupy_w4a16 import CompileError, _cache, _config_table, _load
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmConfig, GemmProblem
 from cupy_w4a16._kernels import Unit, kernel_for
@@ -36,8 +36,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return 0
 
     monkeypatch.setattr(tune_module, "compile_kernels", compile_kernels)
-    for module in (tune_module, variants):
-        monkeypatch.setattr(module, "known_configs", lambda problem: CONFIGS)
+    monkeypatch.setattr(_config_table, "configs", lambda problem: CONFIGS)
     monkeypatch.setattr(variants, "present_config", lambda problem, pdl: PRESENT[pdl])
     return names
 
@@ -227,7 +226,7 @@ def test_all_that_tune_runs_was_compiled_before(
         return sweep_(*given, **options)
 
     monkeypatch.setattr(tune_module, "sweep", watched)
-    monkeypatch.setattr(tune_module, "known_configs", lambda problem: CONFIGS)
+    monkeypatch.setattr(_config_table, "configs", lambda problem: CONFIGS)
     _load.load.cache_clear()
     words = f"tune --shapes 256x512 --m 17,64 --zeros {zeros} --rounds 1 --work-ms 0.2"
     assert main(words.split()) == 0, capsys.readouterr()
