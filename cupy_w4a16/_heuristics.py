@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ._check_config import check_problem
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
-from ._costs import MEASURED, Cost, Table
+from ._costs import MEASURED, SPLIT_MARGIN, WAVE_START, Cost, Table
 from ._group_size import as_int
 from ._normalised import is_symmetric_half
 from ._pack import BLOCK_K
@@ -35,13 +35,6 @@ class Work(NamedTuple):
     blocks: float
     million_weights: float
     fullest_million: float
-
-
-WAVE_START = 0.7  # of a wave's time, however few of its tiles there are
-
-# On a hot card, k split with many tokens read up to 20 % slower than in the sweeps (8192x28672, m = 256:
-# 199 us and 166; 8192x8192, m = 128: 29.4 and 26.2), other configurations hardly so.
-SPLIT_MARGIN = 1.02
 
 
 def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -> GemmConfig:
