@@ -27,6 +27,7 @@ from . import _compiler, _paths
 from ._errors import CompileError
 from ._key import KEY_DIGITS, SCHEMA, Unit, digest, unit_key
 from ._toolchain import toolchain
+from ._write import write_whole
 
 LOCK_TIMEOUT_S = 60.0  # several times the slowest unit: a holder that takes longer counts as stuck
 MAX_ENTRIES = 1000  # about 250 MB; beyond, the entries stored longest ago go first
@@ -159,7 +160,7 @@ def _keep_failed(unit: Unit) -> str | None:
     for folder in (_paths.cache_dir() / _FAILED, Path(tempfile.gettempdir(), _FAILED)):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / f"{unit.name}.cu", unit.source.encode())
+            write_whole(folder / f"{unit.name}.cu", unit.source.encode())
             return str(folder / f"{unit.name}.cu")
     return None
 
@@ -177,24 +178,11 @@ def _store(cache: Path, stem: str, unit: Unit, compiled: _compiler.Compiled) -> 
         "nvrtc_path": tools.nvrtc_path,
     }
     cubin = folder / f"{stem}.cubin"
-    _write(folder / "source.cu", unit.source.encode())
-    _write(folder / "compile.log", compiled.log.encode())
-    _write(cubin, compiled.cubin)
-    _write(folder / "entry.json", json.dumps(record, indent=1).encode())
+    write_whole(folder / "source.cu", unit.source.encode())
+    write_whole(folder / "compile.log", compiled.log.encode())
+    write_whole(cubin, compiled.cubin)
+    write_whole(folder / "entry.json", json.dumps(record, indent=1).encode())
     return cubin
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would shut other users out of a shared cache
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 @contextlib.contextmanager

@@ -18,11 +18,9 @@ from ._activations import ACTIVATIONS
 from ._arrays import as_arrays
 from ._check_gpu import check_gpu
 from ._check_out import check_apart, check_writable
-from ._check_quantized import ALIGN_BYTES, QuantizedArguments, check_quantized, required
+from ._check_quantized import ALIGN_BYTES, required
 from ._config import GemmProblem
 from ._gemm_layout import GemmLayout, copied_row_bytes, gemm_layout
-
-__all__ = ["GemmArguments", "QuantizedArguments", "check_gemm", "check_quantized"]
 
 #: Other libraries' names for the members of `ACTIVATIONS`.
 _OTHER_NAMES = {"swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 
-import cupy
-
 from ._config import GemmConfig, GemmProblem
-from ._heuristics import choose_config
+from ._device import device_name, num_sms
+from ._heuristics import fastest_config
 from ._tuned import tuned_config
 
 
 def config_for(problem: GemmProblem, device: int, pdl: bool = False) -> GemmConfig:
     """The configuration for `problem` on GPU number `device`, launched dependent or not."""
-    name, num_sms = _name_and_sms(device)
-    return tuned_config(problem, name, num_sms, pdl) or choose_config(problem, num_sms, pdl)
+    name, sms = _name_and_sms(device)
+    return tuned_config(problem, name, sms, pdl) or fastest_config(problem, sms, pdl)
 
 
 @cache
 def _name_and_sms(device: int) -> tuple[str, int]:
-    properties = cupy.cuda.runtime.getDeviceProperties(device)
-    return properties["name"].decode(), int(properties["multiProcessorCount"])
+    return device_name(device), num_sms(device)

@@ -54,10 +54,7 @@ def options() -> tuple[str, ...]:
 
 def source_folders() -> tuple[Path, Path]:
     """Our headers' folder and CUTLASS's; CompileError where one is missing."""
-    try:
-        return _paths.kernels_src(), _paths.cutlass_include()
-    except FileNotFoundError as error:
-        raise CompileError(str(error)) from error
+    return _paths.kernels_src(), _paths.cutlass_include()
 
 
 def compile_source(source: str, name: str) -> Compiled:

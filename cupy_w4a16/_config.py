@@ -15,7 +15,7 @@ class GemmProblem:
 
     `m`, `n`, `k` are 0 or more. `group_size` is -1 (one group of all k) or a power of two from 32; `dtype` is
     that of `a`, "float16" or "bfloat16"; `zeros` is None (symmetric), "uint8", "int8", "int32", "float32" or
-    `dtype`; `out_dtype` is `dtype` or "float32". Nothing of this is checked here.
+    `dtype`; `out_dtype` is `dtype` or "float32". Functions that are given one check this.
 
     >>> GemmProblem(16, 4096, 4096).group_size
     128
@@ -72,7 +72,8 @@ class GemmConfig:
 
     @property
     def name(self) -> str:
-        """The name of the original system's two kernels, or what the fields say."""
+        """What the fields say; a name of their own for the two, 128x128x128 cooperative and 64x128x128
+        pingpong, that are compiled at import by default."""
         for name, config in NAMED_CONFIGS.items():
             if config == self:
                 return name
@@ -183,6 +184,7 @@ class GemmConfig:
         return consumer, min(pool - consumers * consumer, 40) // 8 * 8
 
 
+#: The two whose kernels are compiled at import, unless `CUPY_W4A16_COMPILE` says otherwise.
 NAMED_CONFIGS = {
     "w4a16_sm90_gemm_128": GemmConfig(128, 128, 128, schedule="cooperative"),
     "w4a16_sm90_gemm_64": GemmConfig(64, 128, 128, schedule="pingpong"),

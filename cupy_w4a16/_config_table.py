@@ -1,9 +1,8 @@
-"""The closed table of configurations: TensorRT-LLM's for SM90, and our heuristic's."""
+"""The closed table of configurations, TensorRT-LLM's for SM90 and our heuristic's."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from ._check_config import check_problem
 from ._config import GemmConfig, GemmProblem
 from ._costs import CONFIGS
 from ._validity import invalid_reason
@@ -55,6 +54,11 @@ def configs(problem: GemmProblem) -> list[GemmConfig]:
     -------
     list of GemmConfig
 
+    Raises
+    ------
+    TypeError, ValueError
+        `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says.
+
     Examples
     --------
     >>> from cupy_w4a16 import GemmProblem, configs
@@ -62,15 +66,6 @@ def configs(problem: GemmProblem) -> list[GemmConfig]:
     >>> valid[0].name, len(valid) >= 21
     ('64x16x128_1x1_pingpong', True)
     """
+    check_problem(problem)
     table = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)
     return [config for config in table if invalid_reason(config, problem) is None]
-
-
-def check_config(config: Any, problem: GemmProblem) -> None:
-    """TypeError or ValueError unless `config` is one that can run `problem`."""
-    if not isinstance(config, GemmConfig):
-        raise TypeError(
-            f"config is a {type(config).__name__}: pass a GemmConfig, or None for the heuristic's choice"
-        )
-    if reason := invalid_reason(config, problem):
-        raise ValueError(f"config {config} can't run this problem: {reason}")

@@ -303,6 +303,11 @@ MANY_TOKENS_DEPENDENT: Table = {
     GemmConfig(256, 128): Cost(1, 2.343, 1.323, 1.32, 0.05222),
 }
 
+WAVE_START = 0.7  # of a wave's time, however few of its tiles there are
+
+# On a hot card, k split with many tokens read up to 20 % slower than in the sweeps (8192x28672, m = 256:
+# 199 us and 166; 8192x8192, m = 128: 29.4 and 26.2), other configurations hardly so.
+SPLIT_MARGIN = 1.02
 
 #: By whether a launch is dependent; in each, tables up to 32 tokens and the one from 33 on.
 MEASURED = {

@@ -1,16 +1,15 @@
-"""The GPU the arrays are on: it must be the current one, and a Hopper to run the kernels."""
+"""The GPU the arrays are on: it must be the current one, and a Hopper to run the kernels; what it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import cupy
 
 from ._errors import UnsupportedDeviceError
-
-#: (9, 0) alone: sm_90a code uses instructions that neither earlier nor later GPUs have.
-HOPPER = (9, 0)
+from ._nvml import HOPPER
 
 #: Devices found to be Hopper; at most as many entries as the machine has GPUs.
 _hopper_devices: set[int] = set()
@@ -19,6 +18,17 @@ _hopper_devices: set[int] = set()
 def current_device() -> int:
     """The number of the current GPU."""
     return int(cupy.cuda.runtime.getDevice())
+
+
+def device_name(device: int) -> str:
+    """A GPU's name, "NVIDIA H100 80GB HBM3" for one."""
+    return str(cupy.cuda.runtime.getDeviceProperties(device)["name"].decode())
+
+
+@cache
+def num_sms(device: int) -> int:
+    """Multiprocessors of a GPU."""
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
 
 
 def check_current_device(current: int, arrays: Mapping[str, Any]) -> None:
@@ -52,7 +62,7 @@ def check_hopper(device: int) -> None:
     capability = int(properties["major"]), int(properties["minor"])
     if capability != HOPPER:
         raise UnsupportedDeviceError(
-            f"GPU {device} is a {properties['name'].decode()} of compute capability "
+            f"GPU {device} is a {device_name(device)} of compute capability "
             f"{capability[0]}.{capability[1]}; the kernels are sm_90a code, which runs on Hopper alone "
             "(compute capability 9.0: H100, H200, H20, GH200), not on earlier or later GPUs. Select a "
             "Hopper GPU with cupy.cuda.Device, or pass NumPy arrays (cupy.asnumpy), which work on any "

@@ -78,10 +78,11 @@ def versions() -> dict[str, str]:
 
 def _cutlass_version() -> str:
     from . import _paths
+    from ._errors import CompileError
 
     try:
         return (_paths.cutlass_include() / "VERSION").read_text().splitlines()[0]
-    except (OSError, IndexError) as error:
+    except (CompileError, OSError, IndexError) as error:
         return f"missing: {error}"
 
 

@@ -28,7 +28,7 @@ class CompileError(W4A16Error):
     source_path: str | None
 
     def __init__(self, message: str, log: str = "", source_path: str | None = None) -> None:
-        # All three go to Exception, so that the error survives pickling on its way from a worker process.
+        # All three go to Exception: so the error survives pickling, by a user's multiprocessing or Dask say.
         super().__init__(message, log, source_path)
         self.log = log
         self.source_path = source_path

@@ -36,8 +36,8 @@ class Expected:
     ) -> None:
         x = as_wider(a, np.float64)
         parts = (weight.b_packed, weight.scales, weight.zeros, weight.group_size, weight.k, columns)
-        w = exact_weights(xp, *parts, compute=np.float64)
-        w_rounded = as_wider(rounded(exact_weights(xp, *parts), a.dtype), np.float64)
+        w = exact_weights(*parts, compute=np.float64)
+        w_rounded = as_wider(rounded(exact_weights(*parts), a.dtype), np.float64)
         with np.errstate(all="ignore"):
             accum, accum_rounded = x @ w, x @ w_rounded
             size_sum, size_rms = xp.abs(x) @ xp.abs(w), xp.sqrt((x * x) @ (w * w))
@@ -53,7 +53,7 @@ class Expected:
                 worst = 5 * worst
                 typical += 4 * unit * math.sqrt(max(1, group / 16) / 3) * size_rms + 2 * smallest * a_sum
                 no_zeros = (*parts[:2], weight.zeros * 0, weight.group_size, weight.k, columns)
-                without = exact_weights(xp, *no_zeros, compute=np.float64)
+                without = exact_weights(*no_zeros, compute=np.float64)
                 size_sum = xp.abs(x) @ (xp.abs(without) + xp.abs(w - without))
             worst += 2.0**-22 * (k + 16) * size_sum
 

@@ -8,12 +8,12 @@ import cupy
 import numpy as np
 
 from ._bounded import Bounded
+from ._check_config import check_config
 from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES
 from ._checks import GemmArguments, check_gemm
 from ._choice import config_for
 from ._config import GemmConfig
-from ._config_table import check_config
 from ._launch import Plan, finish
 from ._pdl import check_pdl, wanted
 from ._reference import gemm_numpy

@@ -11,6 +11,7 @@ from ._pack import BLOCK_K
 
 #: The smallest group size; the others are its doubles.
 MIN_GROUP = 32
+ALLOWED_SIZES = f"powers of two from {MIN_GROUP}, and -1 for one group of all k"
 
 
 def as_int(name: str, value: Any) -> int:
@@ -21,6 +22,26 @@ def as_int(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}: it must be an integer") from None
+
+
+def is_group_size(size: int) -> bool:
+    """Whether it is one of `ALLOWED_SIZES`."""
+    return size == -1 or (size >= MIN_GROUP and not size & (size - 1))
+
+
+def check_group_size(given: Any) -> int:
+    """The group size as an int; TypeError or ValueError where it is none that is allowed."""
+    size = given if type(given) is int else as_int("group_size", given)
+    if not is_group_size(size):
+        raise ValueError(
+            f"group_size is {size}: allowed are {ALLOWED_SIZES}; quantize the weight with one of these"
+        )
+    return size
+
+
+def group_rows(k: int, group_size: int) -> int:
+    """Rows of `scales`: ceil(k / group_size); for -1 one, or none if k is 0."""
+    return -(-k // group_size) if group_size != -1 else min(k, 1)
 
 
 def checked_group_size(given: Any, k: int, rows: int, s_shape: tuple[int, ...]) -> int:
@@ -35,19 +56,11 @@ def checked_group_size(given: Any, k: int, rows: int, s_shape: tuple[int, ...]) 
                 "group_size), n)"
             )
         return found
-    size = given if type(given) is int else as_int("group_size", given)
-    if size == -1:
-        if rows == 1 or (rows == 0 and k == 0):
-            return size
-    elif size < MIN_GROUP or size & (size - 1):
-        raise ValueError(
-            f"group_size is {size}: allowed are powers of two from {MIN_GROUP}, and -1 for one group of all "
-            "k; quantize the weight with one of these"
-        )
-    elif -(-k // size) == rows:
+    size = check_group_size(given)
+    needed = group_rows(k, size)
+    if rows == needed or (size == -1 and rows == 1):
         return size
     fitting = fitting_group_size(k, rows)
-    needed = 1 if size == -1 else -(-k // size)
     raise ValueError(
         f"group_size is {size}, which for k = {k} needs {needed} rows of scales, but scales of shape "
         f"{s_shape} has {rows}: "

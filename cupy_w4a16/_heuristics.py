@@ -18,10 +18,13 @@ from functools import lru_cache
 from math import ceil, hypot
 from typing import NamedTuple
 
+from ._check_config import check_problem
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
-from ._costs import MEASURED, Cost, Table
+from ._costs import MEASURED, SPLIT_MARGIN, WAVE_START, Cost, Table
+from ._group_size import as_int
 from ._normalised import is_symmetric_half
 from ._pack import BLOCK_K
+from ._pdl import check_pdl
 from ._validity import is_valid
 
 
@@ -34,24 +37,42 @@ class Work(NamedTuple):
     fullest_million: float
 
 
-WAVE_START = 0.7  # of a wave's time, however few of its tiles there are
-
-# On a hot card, k split with many tokens read up to 20 % slower than in the sweeps (8192x28672, m = 256:
-# 199 us and 166; 8192x8192, m = 128: 29.4 and 26.2), other configurations hardly so.
-SPLIT_MARGIN = 1.02
-
-
-@lru_cache(maxsize=4096)
 def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -> GemmConfig:
-    """The configuration for `problem` on a GPU of `num_sms` multiprocessors, a pure function.
+    """The configuration that the heuristic has for `problem`, a pure function.
 
-    `pdl` says whether the launch is dependent, which another configuration may suit better.
+    Parameters
+    ----------
+    problem : GemmProblem
+    num_sms : int, the GPU's multiprocessors; an H100 SXM and an H200 have 132
+    pdl : bool, whether the launch is dependent, which another configuration may suit better
 
+    Returns
+    -------
+    GemmConfig
+
+    Raises
+    ------
+    TypeError, ValueError
+        `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says; `num_sms` is no
+        integer above 0, or `pdl` no bool.
+
+    Examples
+    --------
+    >>> from cupy_w4a16 import GemmProblem, choose_config
     >>> choose_config(GemmProblem(4096, 4096, 4096)).name
     '256x128x128_1x1_cooperative'
     >>> choose_config(GemmProblem(1, 4096, 4096)).family
     'mma'
     """
+    check_problem(problem)
+    if as_int("num_sms", num_sms) < 1:
+        raise ValueError(f"num_sms is {num_sms}: pass how many multiprocessors the GPU has, 1 or more")
+    return fastest_config(problem, num_sms, check_pdl(pdl))
+
+
+@lru_cache(maxsize=4096)
+def fastest_config(problem: GemmProblem, num_sms: int, pdl: bool) -> GemmConfig:
+    """`choose_config` for checked arguments, which calls of `gemm` and `Linear` have."""
     for costs in tables(problem, pdl):  # wide zeros of small groups fit few tiles: another table has some
         candidates = [config for config in costs if serves(config, problem) and is_valid(config, problem)]
         if candidates:

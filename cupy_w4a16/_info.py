@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import _cache, _env, _kernels, _nvml, _paths
-from ._errors import W4A16Error
+from ._errors import CompileError, W4A16Error
+from ._validity import SMEM_BYTES_SM
 
 # A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
 _SM_WARPS, _SM_CTAS = 64, 32
-_SM_SMEM_BYTES, _CTA_RESERVED_SMEM_BYTES = 228 * 1024, 1024
+_CTA_RESERVED_SMEM_BYTES = 1024
 _QUADRANTS, _QUADRANT_REGISTERS = 4, 16384
 _REGISTER_STEP = 256  # registers are given to a warp in steps of so many
 
@@ -39,7 +40,7 @@ def ctas_per_sm(registers: int, threads: int, smem_bytes: int) -> int:
     warps = -(-threads // 32)
     warp_registers = -(-registers * 32 // _REGISTER_STEP) * _REGISTER_STEP
     by_registers = _QUADRANT_REGISTERS // warp_registers * _QUADRANTS // warps
-    by_smem = _SM_SMEM_BYTES // (smem_bytes + _CTA_RESERVED_SMEM_BYTES)
+    by_smem = SMEM_BYTES_SM // (smem_bytes + _CTA_RESERVED_SMEM_BYTES)
     return min(by_registers, by_smem, _SM_WARPS // warps, _SM_CTAS)
 
 
@@ -77,7 +78,14 @@ def _gpus() -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
-    return _table({"kernels": str(_paths.kernels_src()), "CUTLASS": str(_paths.cutlass_include())})
+    return _table({"kernels": _place(_paths.kernels_src), "CUTLASS": _place(_paths.cutlass_include)})
+
+
+def _place(find: Callable[[], Path]) -> str:
+    try:
+        return str(find())
+    except CompileError as error:
+        return f"missing: {error}"
 
 
 def _cached() -> Iterator[str]:

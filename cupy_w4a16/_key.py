@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,14 @@ class Unit(Protocol):
 
     @property
     def source(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class PlainUnit:
+    """A unit that is no more than that."""
+
+    name: str
+    source: str
 
 
 def key(

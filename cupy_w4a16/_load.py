@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import cupy
 
 from . import _cache, _driver
+from ._device import num_sms
 from ._errors import W4A16Error
 from ._kernels import Kernel, unit_for
 
@@ -55,12 +56,6 @@ def load(kernel: Kernel, device: int) -> LoadedKernel:
         kernel.config.cluster_size,
         _max_clusters(pointer, kernel, device),
     )
-
-
-@cache
-def num_sms(device: int) -> int:
-    """Multiprocessors of a GPU."""
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
 
 
 def is_capturing() -> bool:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+#: (9, 0) alone: sm_90a code uses instructions that neither earlier nor later GPUs have.
 HOPPER = (9, 0)
 _UUID_BYTES = 96
 

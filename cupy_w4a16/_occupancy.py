@@ -5,8 +5,8 @@ from __future__ import annotations
 import cupy
 
 from . import _device
+from ._check_config import check_config, check_problem
 from ._config import GemmConfig, GemmProblem
-from ._config_table import check_config
 from ._kernels import Kernel, kernel_for
 from ._load import load
 
@@ -29,7 +29,8 @@ def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
     Raises
     ------
     TypeError, ValueError
-        `config` is none, or can't run such a problem.
+        `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says; `config` is none, or
+        can't run such a problem.
     UnsupportedDeviceError
         The current GPU is not of the Hopper generation.
     CompileError
@@ -41,7 +42,9 @@ def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
     >>> occupancy(GemmConfig(64, 128, schedule="pingpong"))  # doctest: +SKIP
     1
     """
-    problem = problem or GemmProblem(1, 64, 128)
+    if problem is None:
+        problem = GemmProblem(1, 64, 128)
+    check_problem(problem)
     check_config(config, problem)
     _device.check_hopper(_device.current_device())
     return resident_ctas(kernel_for(config, problem))

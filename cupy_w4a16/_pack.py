@@ -65,6 +65,15 @@ PAD_CODE = 8
 _STRIP_CODES = {"numpy": 1 << 20, "cupy": 1 << 26}
 
 
+def packed_shape(k: int, n: int) -> tuple[int, int, int]:
+    """The shape of ``b_packed``: blocks of columns, blocks of k, words.
+
+    >>> packed_shape(200, 3)
+    (1, 2, 1024)
+    """
+    return -(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS
+
+
 def pack(q: Any) -> Any:
     """Codes 0..15 in natural order, packed into the layout the kernels read.
 
@@ -96,9 +105,9 @@ def pack(q: Any) -> Any:
     if q.ndim != 2:
         raise ValueError(f"q has shape {q.shape}; codes are (k, n), two dimensions: reshape it first")
     k, n = q.shape
-    blocks_k = -(-k // BLOCK_K)
-    b_packed = xp.empty((-(-n // BLOCK_N), blocks_k, BLOCK_WORDS), np.int32)
-    for i, j in _strips(xp, *b_packed.shape[:2]):
+    b_packed = xp.empty(packed_shape(k, n), np.int32)
+    blocks_n, blocks_k, _ = b_packed.shape
+    for i, j in _strips(xp, blocks_n, blocks_k):
         codes = q[:, i * BLOCK_N : j * BLOCK_N]
         _check_codes(codes)
         padded = (blocks_k * BLOCK_K, (j - i) * BLOCK_N)
@@ -136,7 +145,7 @@ def unpack(b_packed: Any, k: int, n: int) -> Any:
             f"b_packed has dtype {b_packed.dtype}; int32 is needed: pass what pack() or quantize() returned"
         )
     k, n = int(k), int(n)
-    expected = (-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS)
+    expected = packed_shape(k, n)
     if k < 0 or n < 0 or b_packed.shape != expected:
         raise ValueError(
             f"b_packed has shape {b_packed.shape}; codes of k={k}, n={n} are packed in {expected}, "

@@ -12,7 +12,7 @@ import functools
 import os
 from pathlib import Path
 
-from ._errors import W4A16Error
+from ._errors import CompileError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def kernels_src() -> Path:
     """Return the folder of our `.cuh` files.
 
-    Raises `W4A16Error` where it is missing.
+    Raises `CompileError` where it is missing.
     """
     return _source_folder("kernels_src", "install the package again")
 
@@ -28,7 +28,7 @@ def kernels_src() -> Path:
 def cutlass_include() -> Path:
     """Return the folder of the vendored CUTLASS headers, an `-I` of every compile.
 
-    Raises `W4A16Error` in a checkout that was neither installed nor vendored.
+    Raises `CompileError` in a checkout that was neither installed nor vendored.
     """
     return _source_folder(
         "cutlass_headers/include", "run `python cutlass_headers/vendor.py`, or install the package with pip"
@@ -58,5 +58,5 @@ def _source_folder(name: str, advice: str) -> Path:
     packaged = _PACKAGE / "_sources"
     folder = (packaged if packaged.is_dir() else _PACKAGE.parent) / name
     if not folder.is_dir():
-        raise W4A16Error(f"cupy_w4a16 finds no folder {folder}: {advice}")
+        raise CompileError(f"cupy_w4a16 finds no folder {folder}: {advice}")
     return folder

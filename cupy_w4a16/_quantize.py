@@ -11,14 +11,14 @@ import numpy as np
 from ._arrays import as_arrays
 from ._check_quantized import check_quantized
 from ._dtypes import FLOAT16, HALF_DTYPES, OUT_DTYPES, dtype_of
-from ._group_size import MIN_GROUP, as_int
-from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack, unpack
+from ._group_size import check_group_size, group_rows
+from ._pack import BLOCK_N, pack, packed_shape, unpack
 from ._rounding import SYMMETRIC_ZERO, rounded
 from ._scheme import METHODS, Scheme, groups_of, quantized_groups
 
 # Weights handled at once: bounds the temporary memory (about 16 bytes a weight; searches on NumPy take more).
 # See _pack for the two sizes.
-_STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
+STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
 
 
 class QuantizedWeight(NamedTuple):
@@ -142,7 +142,7 @@ def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = 
     """``quantize`` for checked arguments; ``row_factors``, see ``weight_strips``."""
     k, n = w.shape
     rows = group_rows(k, scheme.group_size)
-    b_packed = xp.empty((-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS), np.int32)
+    b_packed = xp.empty(packed_shape(k, n), np.int32)
     scales = xp.empty((rows, n), scheme.dtype)
     zeros = None if scheme.symmetric else xp.empty((rows, n), scheme.zeros_dtype)
     for columns, values in weight_strips(xp, w, row_factors):
@@ -158,7 +158,7 @@ def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = 
 
 def weight_strips(xp: ModuleType, w: Any, row_factors: Any = None) -> Iterator[tuple[slice, Any]]:
     """Strips of columns and their weights, a float32 copy; row i times ``row_factors[i]``, float32 (k,)."""
-    for columns in column_strips(w.shape[1], w.shape[0], _STRIP_WEIGHTS[xp.__name__]):
+    for columns in column_strips(w.shape[1], w.shape[0], STRIP_WEIGHTS[xp.__name__]):
         values = rounded(w[:, columns], np.float32)  # a float64 may become infinite: that is refused later
         if row_factors is not None:
             values *= row_factors[:, None]
@@ -206,14 +206,13 @@ def dequantize(
     xp, k, n = weight.xp, weight.k, weight.n
     dtype = weight.scales.dtype if dtype is None else dtype_of(dtype, OUT_DTYPES)
     w = xp.empty((k, n), dtype)
-    for columns in column_strips(n, k, _STRIP_WEIGHTS[xp.__name__]):
-        exact = exact_weights(xp, weight.b_packed, weight.scales, weight.zeros, weight.group_size, k, columns)
+    for columns in column_strips(n, k, STRIP_WEIGHTS[xp.__name__]):
+        exact = exact_weights(weight.b_packed, weight.scales, weight.zeros, weight.group_size, k, columns)
         w[:, columns] = rounded(exact, dtype)
     return w
 
 
 def exact_weights(
-    xp: ModuleType,
     b_packed: Any,
     scales: Any,
     zeros: Any,
@@ -237,21 +236,6 @@ def exact_weights(
             0  # 0 times a negative scale is -0; sums give +0, and identity activations give these weights
         )
     return w
-
-
-def check_group_size(group_size: Any) -> int:
-    """``group_size`` as an int; a TypeError or ValueError unless it is -1 or a power of two from 32."""
-    size = as_int("group_size", group_size)
-    if size != -1 and (size < MIN_GROUP or size & (size - 1)):
-        raise ValueError(
-            f"group_size is {size}; allowed are powers of two from {MIN_GROUP}, and -1 for all of k"
-        )
-    return size
-
-
-def group_rows(k: int, group_size: int) -> int:
-    """Rows of ``scales``: ceil(k / group_size); for -1 one, or none if k is 0."""
-    return -(-k // group_size) if group_size != -1 else min(k, 1)
 
 
 def column_strips(n: int, per_column: int, limit: int) -> Iterator[slice]:

@@ -50,7 +50,7 @@ def gemm_numpy(
     c = np.empty((*a.shape[:-1], n), out_dtype)
     flat = c.reshape(rows.shape[0], n)
     for columns in column_strips(n, k + rows.shape[0], _STRIP_NUMBERS):
-        w = rounded(exact_weights(np, b_packed, scales, zeros, group_size, k, columns), a.dtype)
+        w = rounded(exact_weights(b_packed, scales, zeros, group_size, k, columns), a.dtype)
         with np.errstate(all="ignore"):  # infinities and NaNs are results like others, as on a GPU
             accum = rows @ w.astype(np.float32)
             accum *= np.float32(alpha)

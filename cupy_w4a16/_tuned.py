@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +27,7 @@ from typing import Any
 from . import _paths
 from ._config import GemmConfig, GemmProblem
 from ._validity import invalid_reason
+from ._write import write_whole
 
 SCHEMA = 2
 LOCK_TIMEOUT_S = 10.0
@@ -62,6 +61,7 @@ def tuned_path() -> Path:
 def load_tuned(device_name: str, num_sms: int) -> _Winners:
     """Winners for the GPU of that name and size, by problem and `pdl`; read once a process and file.
 
+    >>> import os
     >>> from unittest import mock
     >>> with mock.patch.dict(os.environ, CUPY_W4A16_CACHE_DIR="/nonexistent"):
     ...     dict(load_tuned("NVIDIA H100 80GB HBM3", 132))
@@ -92,7 +92,7 @@ def tuned_config(
 def store_tuned(device_name: str, num_sms: int, winners: Iterable[Winner]) -> Path:
     """Add `winners` to the file, in place of older ones for the same problem and `pdl`, and return its path.
 
-    Written under another name and renamed, so that a reader never sees half of it. Raises OSError.
+    Raises OSError.
     """
     import filelock
 
@@ -109,7 +109,8 @@ def store_tuned(device_name: str, num_sms: int, winners: Iterable[Winner]) -> Pa
             if (entry.get("problem"), entry.get("pdl")) not in replaced
         ]
         devices[key] = kept + added
-        _write(path, {"schema": SCHEMA, "devices": devices})
+        content = {"schema": SCHEMA, "devices": devices}
+        write_whole(path, json.dumps(content, indent=1).encode())
     _load.cache_clear()
     return path
 
@@ -164,17 +165,6 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         reason = f"{type(error).__name__}: {error}"
     _warn(f"the tuning file {path} can't be used ({reason}): remove it, or tune again")
     return {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    handle, name = tempfile.mkstemp(prefix=".tuned-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _warn(message: str) -> None:

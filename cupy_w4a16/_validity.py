@@ -17,6 +17,7 @@ TILES_K = (128,)
 CLUSTERS = SPLITS = (1, 2)
 WARPGROUPS_N = (None, 1, 2, 3, 4)
 STAGES_MIN, STAGES_MAX = 2, 8
+STAGES = (None, *range(STAGES_MIN, STAGES_MAX + 1))  # None: as many as fit
 SCHEDULES = ("cooperative", "pingpong")
 SCALES_ON = ("weights", "accumulators")
 CTAS_PER_SM = (1, 2)
@@ -102,10 +103,6 @@ def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     if config.stages is not None and config.stages % config.split_k_warpgroups:
         multiple = config.split_k_warpgroups
         return f"stages is {config.stages}: it must be a multiple of split_k_warpgroups = {multiple}"
-    if config.stages is not None and not STAGES_MIN <= config.stages <= STAGES_MAX:
-        return (
-            f"stages is {config.stages}; allowed are {STAGES_MIN} to {STAGES_MAX}, or None for as many as fit"
-        )
     return _shape_reason(config) or _resource_reason(config, problem)
 
 
@@ -116,6 +113,7 @@ _ALLOWED: dict[str, dict[str, tuple[object, ...]]] = {
         "tile_k": TILES_K,
         "cluster_n": CLUSTERS,
         "cluster_m": CLUSTERS,
+        "stages": STAGES,
         "schedule": SCHEDULES,
         "warpgroups_n": WARPGROUPS_N,
         "split_k_warpgroups": SPLITS,

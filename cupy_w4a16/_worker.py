@@ -12,12 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from . import _env
 from ._errors import CompileError
+from ._key import PlainUnit
 
 _MARK = "cupy_w4a16-worker "  # lines without it are somebody else's prints
 # The parent's sys.path stands in for its way of finding this package and CuPy, whatever that was.
@@ -92,14 +92,6 @@ class Worker:
         self._stderr.seek(0)
         text = self._stderr.read().decode(errors="replace").strip()
         return f"exit status {self._process.returncode}. {text[-2000:]}"
-
-
-@dataclass(frozen=True)
-class PlainUnit:
-    """A unit as it came over the pipe."""
-
-    name: str
-    source: str
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import cupy
 import numpy as np
 
 from ._arrays import as_arrays, share_bytes
+from ._check_config import check_config, check_problem
 from ._check_quantized import ALIGN_BYTES
 from ._checks import GemmArguments
 from ._config import GemmConfig, GemmProblem
-from ._config_table import check_config
 from ._device import check_current_device, current_device
 from ._errors import W4A16Error
 from ._load import is_capturing
@@ -38,7 +38,8 @@ def workspace_bytes(problem: GemmProblem, config: GemmConfig | None = None) -> i
     Raises
     ------
     TypeError, ValueError
-        `config` is no configuration, or can't run `problem`.
+        `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says; `config` is no
+        configuration, or can't run `problem`.
 
     Examples
     --------
@@ -46,9 +47,10 @@ def workspace_bytes(problem: GemmProblem, config: GemmConfig | None = None) -> i
     >>> workspace_bytes(GemmProblem(m=3, n=64, k=100))  # 3 rows of 100 float16, padded to 208 bytes each
     624
     """
+    check_problem(problem)
     if config is not None:
         check_config(config, problem)
-    return _row_bytes(problem) * problem.m if problem.n else 0
+    return _needed_bytes(problem)
 
 
 def check_workspace(workspace: Any, arguments: GemmArguments) -> Any:
@@ -59,7 +61,7 @@ def check_workspace(workspace: Any, arguments: GemmArguments) -> Any:
         raise TypeError(
             f"workspace is a {found.__name__} array, but a is a {xp.__name__} array: pass one like a, or None"
         )
-    needed = workspace_bytes(problem)
+    needed = _needed_bytes(problem)
     remedy = f"pass {xp.__name__}.empty({needed}, 'uint8'), or None"
     if workspace.dtype != np.uint8 or workspace.ndim != 1 or not workspace.flags.c_contiguous:
         raise TypeError(
@@ -99,7 +101,7 @@ def aligned_copy(a: Any, problem: GemmProblem, workspace: Any = None) -> Any:
         raise W4A16Error(
             f"a of shape {a.shape} and strides {a.strides} must be copied to be read, and a CUDA graph is "
             "being captured, whose replays would find the memory of a temporary copy in use by others: pass "
-            f"an aligned a, or workspace=cupy.empty({workspace_bytes(problem)}, 'uint8') and keep it as long "
+            f"an aligned a, or workspace=cupy.empty({_needed_bytes(problem)}, 'uint8') and keep it as long "
             "as the graph"
         )
     else:
@@ -107,6 +109,10 @@ def aligned_copy(a: Any, problem: GemmProblem, workspace: Any = None) -> Any:
     # As integers: one copy kernel of CuPy's serves both dtypes.
     copy[..., : problem.k].view(np.uint16)[...] = a.view(np.uint16)
     return cupy.ndarray((problem.m, problem.k), a.dtype, copy.data, (row_bytes, itemsize))
+
+
+def _needed_bytes(problem: GemmProblem) -> int:
+    return _row_bytes(problem) * problem.m if problem.n else 0
 
 
 def _row_bytes(problem: GemmProblem) -> int:

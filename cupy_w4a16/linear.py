@@ -8,12 +8,12 @@ import cupy
 import numpy as np
 
 from ._bounded import Bounded
+from ._check_config import check_config
 from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
 from ._checks import check_gemm
 from ._choice import config_for
 from ._config import GemmConfig, GemmProblem
-from ._config_table import check_config
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
 from ._launch import Launch, Plan, finish
@@ -169,13 +169,16 @@ class Linear(LinearValue):
         device = _get_device()
         stream = _get_stream(device).ptr
         a_at, out_at = a.data, out.data
-        key = (
+        key: Any = (
             a_at.ptr, out_at.ptr, stream, shape, out.shape, a.strides, out.strides, a.dtype, out.dtype,
             device, a_at.device_id, out_at.device_id, config,
         )  # fmt: skip
-        launch = self._launches.get(key)
+        try:
+            launch = self._launches.get(key)
+        except TypeError:  # config can't be hashed: the checks will say what is wrong with it
+            launch = key = None
         if launch is None:
-            launch = self._prepare(a, out, config, device, stream)
+            launch = self._prepare(a, out, config, device, stream) if key else None
             if launch is None:
                 return self._by_gemm(a, out, config)
             self._launches.put(key, launch)

@@ -29,8 +29,9 @@ from ._arrays import as_arrays
 from ._check_quantized import check_quantized
 from ._dtypes import HALF_DTYPES, OUT_DTYPES, dtype_of
 from ._expected import Expected
+from ._group_size import check_group_size, group_rows
 from ._pack import pack
-from ._quantize import as_wider, check_group_size, column_strips, group_rows
+from ._quantize import as_wider, column_strips
 
 TILE = 64
 

@@ -171,7 +171,7 @@ def test_scale_and_scales_have_the_dtype_that_gemm_needs(
 def test_chunks_and_strides_and_leading_axes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     w, a = weights(200, 300), activations(60, 200)
     expected = awq_scale(w, a, 64, steps=4)
-    monkeypatch.setitem(_quantize._STRIP_WEIGHTS, "numpy", 200 * 64)
+    monkeypatch.setitem(_quantize.STRIP_WEIGHTS, "numpy", 200 * 64)
     monkeypatch.setitem(_awq_scale._CHUNK_NUMBERS, "numpy", 200 * 7)
     found = awq_scale(np.ascontiguousarray(w.T).T, np.asfortranarray(a).reshape(3, 20, 200), 64, steps=4)
     np.testing.assert_array_equal(found.scale, expected.scale)
@@ -262,7 +262,7 @@ def test_cupy_scales_as_well_as_numpy(dtype: Any, symmetric: bool) -> None:
 def test_temporary_memory_grows_with_neither_weight_nor_activations(
     method: str, xp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_quantize._STRIP_WEIGHTS, xp.__name__, 1 << 16)
+    monkeypatch.setitem(_quantize.STRIP_WEIGHTS, xp.__name__, 1 << 16)
     monkeypatch.setitem(_awq_scale._CHUNK_NUMBERS, xp.__name__, 1 << 16)
     taken = []
     for size in (1, 4):

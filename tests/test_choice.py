@@ -20,7 +20,7 @@ TUNED = GemmConfig(256, 64)
 
 @pytest.fixture
 def driver(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    monkeypatch.setattr(_choice, "choose_config", lambda problem, num_sms, pdl: CHOSEN[pdl])
+    monkeypatch.setattr(_choice, "fastest_config", lambda problem, num_sms, pdl: CHOSEN[pdl])
     monkeypatch.setattr(_gemm, "aligned_copy", lambda a, problem, workspace: on_gpu((M, K), "f2", COPY))
     return driver
 

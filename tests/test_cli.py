@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cupy_w4a16 import _info, _kernels, _nvml
+from cupy_w4a16 import _info, _kernels, _nvml, _paths
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._kernels import Unit
 from cupy_w4a16._nvml import Gpu
@@ -107,6 +107,21 @@ def test_info_goes_on_after_a_part_that_fails(
     printed = capsys.readouterr().out
     assert "not known: CUPY_W4A16_COMPILE is 'sometimes'" in printed
     assert "Default kernels" in printed
+
+
+def test_info_shows_all_that_is_there_without_cutlass_headers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kernels_src").mkdir()
+    monkeypatch.setattr(_paths, "_PACKAGE", tmp_path / "cupy_w4a16")
+    assert main(["info"]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0]: row[1] for row in rows if len(row) == 2}
+    missing = "missing: cupy_w4a16 finds no folder"
+    assert shown["CUTLASS"].startswith(missing)  # among the folders
+    assert any(row[0] == "CUTLASS" and f"headers  {missing}" in row[1] for row in rows if row)  # and versions
+    assert shown["kernels"] == str(tmp_path / "kernels_src")
+    assert {"python", "numpy", "cupy", "NVRTC", "driver"} <= set(shown)
 
 
 def test_compile_says_which_units_were_there(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cupy_w4a16 import _compiler, _toolchain
+from cupy_w4a16 import _compiler, _paths, _toolchain
 from cupy_w4a16._errors import CompileError
 
 COPY = 'extern "C" __global__ void copy(float *out, const float *x) { out[threadIdx.x] = x[threadIdx.x]; }'
@@ -102,12 +102,19 @@ def test_serialised_wgmma_is_an_error() -> None:
     assert "C75" in caught.value.log
 
 
-def test_missing_cutlass_headers_are_a_compile_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> Path:
-        raise FileNotFoundError("no CUTLASS here: install the package again")
-
-    monkeypatch.setattr("cupy_w4a16._paths.cutlass_include", missing)
-    with pytest.raises(CompileError, match="install the package again"):
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ("kernels_src", "finds no folder .*cutlass_headers/include: run `python cutlass_headers/vendor.py`"),
+        ("cutlass_headers/include", "finds no folder .*kernels_src: install the package again"),
+    ],
+)
+def test_missing_headers_are_a_compile_error_that_says_what_to_run(
+    there: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / there).mkdir(parents=True)
+    monkeypatch.setattr(_paths, "_PACKAGE", tmp_path / "cupy_w4a16")
+    with pytest.raises(CompileError, match=message):
         _compiler.compile_source(COPY, "copy")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -20,8 +22,9 @@ from cupy_w4a16 import (
     occupancy,
     workspace_bytes,
 )
+from cupy_w4a16._check_config import check_config
 from cupy_w4a16._checks import check_gemm
-from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS, check_config
+from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS
 from cupy_w4a16._heuristics import serves
 from cupy_w4a16._validity import invalid_reason
 from cupy_w4a16._workspace import check_workspace
@@ -71,6 +74,55 @@ def test_config_that_is_none_or_breaks_a_rule_is_named() -> None:
         workspace_bytes(problem, GemmConfig(128, 24))
     with pytest.raises(ValueError, match="tile_m is 24"):
         occupancy(GemmConfig(128, 24))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [configs, choose_config, workspace_bytes, partial(occupancy, GemmConfig())],
+    ids=["configs", "choose_config", "workspace_bytes", "occupancy"],
+)
+@pytest.mark.parametrize(
+    ("error", "changes", "message"),
+    [
+        (ValueError, {"group_size": 100}, "group_size is 100: allowed are powers of two from 32, and -1"),
+        (ValueError, {"group_size": -2}, "group_size is -2"),
+        (TypeError, {"group_size": None}, "group_size is None: it must be an integer"),
+        (TypeError, {"dtype": "float64"}, "dtype is 'float64': pass one of 'float16', 'bfloat16'"),
+        (TypeError, {"dtype": "bf16"}, "dtype is 'bf16'"),
+        (TypeError, {"dtype": np.float16}, "dtype is <class 'numpy.float16'>: pass one of"),
+        (TypeError, {"dtype": np.dtype("float16")}, r"dtype is dtype\('float16'\): pass one of"),
+        (TypeError, {"zeros": "integer"}, "zeros is 'integer': pass one of None, 'uint8', 'int8', 'int32', "),
+        (TypeError, {"zeros": "bfloat16"}, "zeros is 'bfloat16'.*'float32', 'float16'$"),
+        (TypeError, {"out_dtype": "bfloat16"}, "out_dtype is 'bfloat16': pass one of 'float16', 'float32'"),
+        (TypeError, {"dtype": "bfloat16"}, "out_dtype is 'float16': pass one of 'bfloat16', 'float32'"),
+        (ValueError, {"m": -1}, "m is -1: sizes of a product are 0 or more"),
+        (TypeError, {"n": 64.0}, "n is 64.0: it must be an integer"),
+        (TypeError, {"k": [128]}, r"k is \[128\]: it must be an integer"),
+    ],
+)
+def test_problem_that_is_none_is_named(asked: Any, error: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(error, match=message):
+        asked(replace(GemmProblem(16, 64, 128), **changes))
+    with pytest.raises(TypeError, match="problem is a tuple: pass a GemmProblem"):
+        asked((16, 64, 128))
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "message"),
+    [
+        (ValueError, {"num_sms": 0}, "num_sms is 0: pass how many"),
+        (TypeError, {"num_sms": 132.0}, "num_sms is 132.0: it must be an integer"),
+        (TypeError, {"pdl": 1}, "pdl is 1, of type int"),
+    ],
+)
+def test_gpu_that_is_none_is_named(error: Any, given: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        choose_config(GemmProblem(16, 64, 128), **given)
+
+
+def test_stages_that_are_no_number_are_named() -> None:
+    with pytest.raises(ValueError, match="stages is '4'; allowed are None, 2"):
+        gemm(*make_problem(1, 64, 128), config=GemmConfig(stages="4"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

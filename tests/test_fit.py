@@ -10,7 +10,8 @@ import pytest
 
 from cupy_w4a16 import GemmConfig, GemmProblem, _costs, choose_config
 from cupy_w4a16.__main__ import main
-from cupy_w4a16._heuristics import SPLIT_MARGIN, modelled_us, serves, tables
+from cupy_w4a16._costs import SPLIT_MARGIN
+from cupy_w4a16._heuristics import modelled_us, serves, tables
 from cupy_w4a16.bench import BenchError
 from cupy_w4a16.bench.fit import DISPENSABLE, Measured, choices, fit, read_times, table_row, thinned
 from cupy_w4a16.bench.shapes import geometric_mean

@@ -179,7 +179,7 @@ def test_strips_of_columns_meet_without_a_seam(symmetric: bool, monkeypatch: pyt
     w = gaussian(200, 300)
     weight = quantize(w, 64, symmetric=symmetric)
     back = dequantize(*weight, k=200)
-    monkeypatch.setitem(_quantize._STRIP_WEIGHTS, "numpy", 200 * 128)
+    monkeypatch.setitem(_quantize.STRIP_WEIGHTS, "numpy", 200 * 128)
     for one, other in zip(quantize(w, 64, symmetric=symmetric), weight, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(dequantize(*weight, k=200), back)

@@ -8,8 +8,10 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,6 +22,7 @@ from helpers.fake_ranks import on_ranks
 from cupy_w4a16 import Linear, W4A16Error
 from cupy_w4a16.bench import BenchError
 from cupy_w4a16.bench import parallel as bench
+from cupy_w4a16.bench import ranks as starting
 from cupy_w4a16.bench.ranks import run_ranks
 from cupy_w4a16.parallel import Communicator, connect, ranks
 from cupy_w4a16.testing import make_problem
@@ -142,6 +145,11 @@ def test_failure_to_connect_says_why(driver: mock.Mock, monkeypatch: pytest.Monk
     assert found.value.__context__ is None  # it would keep CuPy's half-made backend, and its process, alive
 
 
+def test_rank_on_numpy_waits_for_nobody_and_asks_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "cupy", None)
+    Communicator(0, 1, None, backend=None).barrier()
+
+
 def test_nothing_is_not_sent() -> None:
     assert Communicator(0, 2, None, backend=None).all_sum(np.empty((0, 8), np.float32)).shape == (0, 8)
 
@@ -151,19 +159,66 @@ def test_started_ranks_know_their_place() -> None:
     assert run_ranks([sys.executable, "-c", code], 2, 30) == "0 2 0\n"
 
 
+class Held:
+    """A pipe that ranks hold open: what they have written, and whether one still lives."""
+
+    def __init__(self, pipe: Path) -> None:
+        os.mkfifo(pipe)
+        self.heard = b""
+        self.reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def is_open(self) -> bool:
+        """Read what is there; True while a rank that has opened the pipe lives."""
+        try:
+            while read := os.read(self.reading, 100):
+                self.heard += read
+        except BlockingIOError:
+            return True
+        return False
+
+    def monotonic(self) -> float:
+        """Stands in for a clock: any limit is over once both ranks are there."""
+        self.is_open()
+        return float("inf") if self.heard.count(b"here") == 2 else 0.0
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    held = Held(tmp_path / "pipe")
+    yield held
+    os.close(held.reading)
+
+
+HOLD = "file = open('pipe', 'w'); print('here', file=file, flush=True)"
+FAIL_WHEN_THE_OTHER_IS_THERE = f"""
+if os.environ['RANK'] == '0':
+    {HOLD}
+    open('go', 'w')
+    time.sleep(100)
+open('go')
+print('lost')
+sys.exit(3)
+"""
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("rank 1 of 2 ended with status 3(.|\n)*lost", "print('lost'); sys.exit(3)"),
-        ("out of time, with rank 0, 1 of 2 still running", "time.sleep(100)"),
+        ("rank 1 of 2 ended with status 3(.|\n)*lost", FAIL_WHEN_THE_OTHER_IS_THERE),
+        ("out of time, with rank 0, 1 of 2 still running", f"{HOLD}\ntime.sleep(100)"),
     ],
+    ids=["failed", "out of time"],
 )
-def test_no_rank_outlives_a_fault(message: str, code: str) -> None:
-    program = f"import os, sys, time\nif os.environ['RANK'] == '0': time.sleep(100)\n{code}"
-    started = time.monotonic()
+def test_no_rank_outlives_a_fault(
+    message: str, code: str, held: Held, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(starting, "time", SimpleNamespace(monotonic=held.monotonic, sleep=time.sleep))
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("go")
     with pytest.raises(BenchError, match=message):
-        run_ranks([sys.executable, "-c", program], 2, 2)
-    assert time.monotonic() - started < 50
+        run_ranks([sys.executable, "-c", f"import os, sys, time\n{code}"], 2, 60)
+    assert not held.is_open()
+    assert b"here" in held.heard
 
 
 @pytest.mark.parametrize(

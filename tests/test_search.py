@@ -171,7 +171,7 @@ def test_strips_of_columns_change_no_bit(
 ) -> None:
     w = heavy_tailed(200, 300)
     first, second = (quantize(w, 64, symmetric=symmetric, method=method) for _ in range(2))
-    monkeypatch.setitem(_quantize._STRIP_WEIGHTS, "numpy", 200 * 64)
+    monkeypatch.setitem(_quantize.STRIP_WEIGHTS, "numpy", 200 * 64)
     in_strips = quantize(np.ascontiguousarray(w.T).T, 64, symmetric=symmetric, method=method)
     for one, two, three in zip(first[:3], second[:3], in_strips[:3], strict=True):
         np.testing.assert_array_equal(one, two)

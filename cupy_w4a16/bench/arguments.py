@@ -167,7 +167,7 @@ def problems_of(chosen: argparse.Namespace) -> list[GemmProblem]:
 
 def group_size_of(chosen: argparse.Namespace) -> int:
     """`--group-size`, checked."""
-    from .._quantize import check_group_size
+    from .._group_size import check_group_size
 
     try:
         return check_group_size(chosen.group_size)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .. import _config_table
 from .._config import GemmConfig, GemmProblem
 from .._env import pdl_allowed
 from .._validity import invalid_reason
@@ -124,11 +125,11 @@ def _variants(
     chosen: argparse.Namespace, problems: Sequence[GemmProblem], configs: Sequence[GemmConfig]
 ) -> Any:
     from .tune import compiled
-    from .variants import WAYS, known_configs
+    from .variants import WAYS
 
     def configs_for(problem: GemmProblem) -> Sequence[GemmConfig | None]:
         if chosen.all_configs:
-            return known_configs(problem)
+            return _config_table.configs(problem)
         if not configs:
             return [None]  # what a call gets
         return [config for config in configs if invalid_reason(config, problem) is None]
@@ -208,9 +209,7 @@ def _run_quantize(chosen: argparse.Namespace) -> int:
 
 
 def _list_configs(problems: Sequence[GemmProblem]) -> int:
-    from .variants import known_configs
-
-    for config in dict.fromkeys(config for problem in problems for config in known_configs(problem)):
+    for config in dict.fromkeys(config for problem in problems for config in _config_table.configs(problem)):
         print(config.name)
     return 0
 

@@ -11,6 +11,8 @@ import cupy
 import numpy as np
 
 from .. import _cache
+from .._device import current_device, num_sms
+from .._key import PlainUnit
 
 THREADS = 256
 TILE = 64  # rows and columns that one block compares
@@ -18,17 +20,9 @@ READ_LOADS = (4, 8, 16)  # 16-byte loads of a thread in flight: which is fastest
 LOW_NIBBLES = 0x0F0F0F0F
 
 
-@dataclass(frozen=True)
-class Source:
-    """The translation unit, as the cache wants it."""
-
-    name: str
-    source: str
-
-
-def unit() -> Source:
+def unit() -> PlainUnit:
     """kernels.cu as it is on disk."""
-    return Source("bench", Path(__file__).with_name("kernels.cu").read_text())
+    return PlainUnit("bench", Path(__file__).with_name("kernels.cu").read_text())
 
 
 def fill_words(out: Any, seed: int, mask: int = 0xFFFFFFFF) -> None:
@@ -71,7 +65,7 @@ def worst_tile_error(c: Any, expected: Any) -> float:
     result = cupy.empty(2, np.uint32)
     result.data.memset_async(0, result.nbytes)
     grid = (-(-n // TILE), -(-m // TILE))
-    function = _function(f"bench_compare_{c.dtype.name}", _device())
+    function = _function(f"bench_compare_{c.dtype.name}", current_device())
     function(grid, (THREADS,), (c, expected, np.int32(m), np.int32(n), result))
     error, size = result.get().view(np.float32).tolist()
     return float(np.sqrt(error / size)) if size else float(np.sqrt(error))
@@ -79,7 +73,7 @@ def worst_tile_error(c: Any, expected: Any) -> float:
 
 def rest(ms: float) -> None:
     """Let the current stream wait on the GPU, while the host goes on to queue what follows."""
-    _function("bench_rest", _device())((1,), (1,), (np.uint64(round(1e6 * ms)),))
+    _function("bench_rest", current_device())((1,), (1,), (np.uint64(round(1e6 * ms)),))
 
 
 @dataclass(frozen=True)
@@ -93,25 +87,16 @@ class Reader:
         counts = first.nbytes // 16, second.nbytes // 16
         blocks = -(-sum(counts) // (THREADS * self.loads))
         if self.blocks_per_sm is not None:
-            blocks = min(blocks, self.blocks_per_sm * num_sms(_device()))
-        function = _function(f"bench_read_{self.loads}", _device())
+            blocks = min(blocks, self.blocks_per_sm * num_sms(current_device()))
+        function = _function(f"bench_read_{self.loads}", current_device())
         function((blocks,), (THREADS,), (first, np.int64(counts[0]), second, np.int64(counts[1]), sink))
 
 
 READERS = tuple(Reader(loads, blocks) for loads in READ_LOADS for blocks in (None, 64 // loads))
 
 
-@cache
-def num_sms(device: int) -> int:
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
-
-
 def _address(x: Any) -> Any:
     return np.uint64(0) if x is None else x
-
-
-def _device() -> int:
-    return int(cupy.cuda.runtime.getDevice())
 
 
 @cache
@@ -125,6 +110,6 @@ def _function(name: str, device: int) -> Any:
 
 
 def _over(count: int, name: str, *arguments: Any) -> None:
-    blocks = min(-(-count // THREADS), 32 * num_sms(_device()))
+    blocks = min(-(-count // THREADS), 32 * num_sms(current_device()))
     if blocks:
-        _function(name, _device())((blocks,), (THREADS,), arguments)
+        _function(name, current_device())((blocks,), (THREADS,), arguments)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from .. import __version__, _env, _nvml
+import cupy
+
+from .. import __version__, _device, _env, _nvml
+from .._errors import UnsupportedDeviceError
 from .._tuned import load_tuned, tuned_path
 from . import BenchError, cublas
 
@@ -26,14 +29,9 @@ class Sample:
 
 
 def require_gpu(command: str) -> None:
-    """`BenchError` unless the current device is a Hopper GPU and cuBLAS is installed."""
-    import cupy
-
-    from .._device import check_hopper
-    from .._errors import UnsupportedDeviceError
-
+    """`BenchError` unless the current device is a Hopper GPU."""
     try:
-        check_hopper(cupy.cuda.runtime.getDevice())
+        _device.check_hopper(_device.current_device())
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise BenchError(
             f"{command} needs a Hopper GPU (H100, H200) and its driver; CUDA says: {error}"
@@ -43,18 +41,18 @@ def require_gpu(command: str) -> None:
 
 
 def num_sms() -> int:
-    return _attribute("MultiProcessorCount")
-
-
-def l2_bytes() -> int:
-    return _attribute("L2CacheSize")
+    """The current GPU's multiprocessors."""
+    return _device.num_sms(_device.current_device())
 
 
 def device_name() -> str:
-    """The current GPU's name, "NVIDIA H100 80GB HBM3" for one."""
-    import cupy
+    """The current GPU's name."""
+    return _device.device_name(_device.current_device())
 
-    return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode())
+
+def l2_bytes() -> int:
+    """The current GPU's L2 cache."""
+    return int(cupy.cuda.Device().attributes["L2CacheSize"])
 
 
 def facts() -> dict[str, str]:
@@ -98,8 +96,6 @@ def sample() -> Sample | None:
 
 @cache
 def _handle() -> ctypes.c_void_p | None:
-    import cupy
-
     nvml, handle = _nvml.library(), ctypes.c_void_p()
     bus = cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.runtime.getDevice()).encode()
     if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(bus, ctypes.byref(handle)):
@@ -123,9 +119,3 @@ def _clocks() -> str:
         if not nvml.nvmlDeviceGetEnforcedPowerLimit(handle, ctypes.byref(limit)):
             words.append(f"power limit {limit.value / 1000:.0f} W")
         return "; ".join(words)
-
-
-def _attribute(name: str) -> int:
-    import cupy
-
-    return int(cupy.cuda.Device().attributes[name])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._group_size import group_rows
+from .._pack import packed_shape
 from . import BenchError
 
 CACHES = 4  # more than so many L2 caches of distinct weights pass before a set comes round again
@@ -92,8 +95,7 @@ def weight_bytes(n: int, k: int, group_size: int, zero_bytes: int = 0) -> int:
     >>> weight_bytes(4096, 4096, 128)
     8650752
     """
-    groups = 1 if group_size == -1 else -(-k // group_size)
-    return -(-n // 64) * -(-k // 128) * 4096 + groups * n * (2 + zero_bytes)
+    return 4 * math.prod(packed_shape(k, n)) + group_rows(k, group_size) * n * (2 + zero_bytes)
 
 
 def rotation(set_bytes: int, l2_bytes: int) -> int:

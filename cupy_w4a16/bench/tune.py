@@ -8,16 +8,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .. import __version__, _cache
+from .. import __version__, _cache, _config_table
 from .._build import compile_kernels
 from .._config import GemmConfig, GemmProblem
 from .._errors import CompileError
 from .._kernels import unit_for
-from .._tuned import Winner, store_tuned
+from .._tuned import Winner, store_tuned, tuned_path
 from . import BenchError, machine
 from .report import Row
 from .sweep import Plan, sweep
-from .variants import WAYS, Variant, known_configs
+from .variants import WAYS, Variant
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
@@ -53,9 +53,12 @@ def tune(
     `through` names the calls; each has winners of its own, for launches of its kind. `on_winner` gets the
     winner's row and that of the config the problem had so far. What is known is stored shape by shape, so
     that an interrupted run keeps what it found.
+
+    Raises:
+        BenchError: no config of a problem could be timed; or, before anything is, the file can't be written.
     """
+    path = _store([])
     candidates = compiled({problem: _candidates(problem, through) for problem in problems})
-    path = Path()
     by_shape: dict[tuple[int, int], list[GemmProblem]] = {}
     for problem in problems:
         by_shape.setdefault((problem.n, problem.k), []).append(problem)
@@ -63,8 +66,18 @@ def tune(
         for name in through:
             ours = {p: [variant for variant in candidates[p] if variant.name == name] for p in group}
             winners = _winners(ours, WAYS[name](None), plan, on_winner)
-            path = store_tuned(machine.device_name(), machine.num_sms(), winners)
+            path = _store(winners)
     return path
+
+
+def _store(winners: Sequence[Winner]) -> Path:
+    try:
+        return store_tuned(machine.device_name(), machine.num_sms(), winners)
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise BenchError(
+            f"the tuning file {tuned_path()} can't be written ({type(error).__name__}: {error}): set "
+            "CUPY_W4A16_CACHE_DIR to a writable folder"
+        ) from error
 
 
 def _winners(
@@ -100,7 +113,7 @@ def _candidates(problem: GemmProblem, through: Sequence[str]) -> list[Variant]:
     """Each call with every config that is known, and with the one that the problem gets so far."""
     found = []
     for way in (WAYS[name] for name in through):
-        configs = dict.fromkeys([way(None).config_for(problem), *known_configs(problem)])
+        configs = dict.fromkeys([way(None).config_for(problem), *_config_table.configs(problem)])
         found += [way(config) for config in configs]
     return found
 

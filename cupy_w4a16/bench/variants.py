@@ -12,14 +12,13 @@ from typing import Any
 
 import cupy
 
+from .. import _config_table
 from .._choice import config_for
-from .._config import NAMED_CONFIGS, GemmConfig, GemmProblem
-from .._config_table import configs
+from .._config import GemmConfig, GemmProblem
 from .._gemm import gemm
 from .._kernels import Kernel, kernel_for
 from .._normalised import takes_normalised
 from .._pdl import wanted
-from .._validity import is_valid
 from ..linear import Linear
 from . import BenchError
 from .cublas import Blas
@@ -132,12 +131,6 @@ PEERS: dict[str, Callable[[], Variant]] = {
 }
 
 
-def known_configs(problem: GemmProblem) -> tuple[GemmConfig, ...]:
-    """Every valid config the package knows for a problem, each once."""
-    named = (config for config in NAMED_CONFIGS.values() if is_valid(config, problem))
-    return tuple(dict.fromkeys((*named, *configs(problem))))
-
-
 def present_config(problem: GemmProblem, pdl: bool) -> GemmConfig:
     """What a call with this `pdl` gets that names no config, on the current GPU."""
     return config_for(problem, cupy.cuda.runtime.getDevice(), wanted(pdl))
@@ -147,7 +140,7 @@ def find_config(text: str, problems: Sequence[GemmProblem]) -> GemmConfig:
     """The config of that name, or of fields such as "tile_n=256,tile_m=64"; `BenchError` otherwise."""
     if "=" in text:
         return _config_of_fields(text)
-    known = {config.name: config for problem in problems for config in known_configs(problem)}
+    known = {config.name: config for problem in problems for config in _config_table.configs(problem)}
     if text not in known:
         raise BenchError(
             f"--config {text}: no config of that name runs these shapes; `bench --list-configs` names those "

@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import _dtypes
 from .._config import GemmProblem
-from .._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS
-from .._quantize import dequantize, group_rows
+from .._group_size import group_rows
+from .._pack import packed_shape
+from .._quantize import dequantize
 from . import BenchError, device, machine
 from .shapes import rotation
 
@@ -38,20 +39,20 @@ class PackedSet:
 class Weights:
     """What the points of one shape share: packed sets, activations of the most tokens, the expected result.
 
-    `problem.m` is the largest number of tokens that will be asked for; `least` sets are made at least.
+    `problem.m` is the largest number of tokens that will be asked for.
     """
 
-    def __init__(self, problem: GemmProblem, *, least: int = 1, seed: int = 0, expect: bool = True) -> None:
+    def __init__(self, problem: GemmProblem, *, seed: int = 0, expect: bool = True) -> None:
         check_dequantize(replace(problem, m=1, n=128, k=256, out_dtype=problem.dtype))
         self.problem = problem
         first = random_set(problem, seed)
-        count = max(least, rotation(first.nbytes, machine.l2_bytes()))
+        count = rotation(first.nbytes, machine.l2_bytes())
         self.sets = [first, *(random_set(problem, seed + i) for i in range(1, count))]
         self.a = cupy.empty((problem.m, problem.k), _dtype(problem.dtype))
         device.fill_normal(self.a, seed + 1_000_003)
         self._expected = self._product() if expect else None
         self._plain: dict[bool, list[Any]] = {}
-        self.converted: dict[str, Any] = {}  # what peers made of the sets, by the peer's name
+        self.converted: dict[str, Any] = {}  # what variants have made of the sets, by name
 
     def expected(self, m: int) -> Any:
         """float32 product of the first `m` rows of `a` with the unrounded weights of the first set."""
@@ -85,7 +86,7 @@ class Weights:
 def random_set(problem: GemmProblem, seed: int) -> PackedSet:
     """Random codes (every int32 is eight), scales of both signs, and zeros where the problem has them."""
     n, k = problem.n, problem.k
-    b_packed = cupy.empty((-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS), np.int32)
+    b_packed = cupy.empty(packed_shape(k, n), np.int32)
     device.fill_words(b_packed, 3 * seed)
     rows, dtype = group_rows(k, problem.group_size), _dtype(problem.dtype)
     scale_bytes = -(-rows * n * dtype.itemsize // _ALIGN) * _ALIGN

@@ -17,7 +17,7 @@ class Truth:
     """
 
     def __init__(self, model: Model, weights: Mapping[str, Array], sentences: list[str], xp: Any) -> None:
-        self.model, self.weights, self.sentences, self.xp = model, weights, sentences, xp
+        self.model, self.weights, self.xp = model, weights, xp
         self.names = linear_names(model.settings.layers)
         self.ids, self.mask = (xp.asarray(x) for x in model.tokenize(sentences))
         self.inputs: dict[str, Array] = {}  # (sentences, tokens, features) each

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._check_quantized import wrong_dtype
 from .._dtypes import HALF_DTYPES
-from .._group_size import MIN_GROUP, as_int, fitting_group_size
+from .._group_size import ALLOWED_SIZES, as_int, fitting_group_size, group_rows, is_group_size
 from .._pack import pack
 from .._quantize import QuantizedWeight
 from ._nibbles import MIDDLE
@@ -24,7 +24,7 @@ def check_scales(xp: ModuleType, name: str, scales: Any, layout: str) -> None:
 
 def group_size_of(name: str, groups: int, k: int, given: Any) -> int:
     """The group size of k rows in `groups` groups: -1 for one group, else the one given, or that fits."""
-    served = f"served are powers of two from {MIN_GROUP}, and -1 for one group of all k"
+    served = f"served are {ALLOWED_SIZES}"
     if given is None:
         size = fitting_group_size(k, groups)
         if size is None:
@@ -34,12 +34,11 @@ def group_size_of(name: str, groups: int, k: int, given: Any) -> int:
             )
         return size
     size = as_int("group_size", given)
-    if size == -1 or 0 < k <= size:
-        size, needed = -1, min(k, 1)
-    elif size < MIN_GROUP or size & (size - 1):
+    if 0 < k <= size:
+        size = -1
+    elif not is_group_size(size):
         raise ValueError(f"group_size is {size}: {served}")
-    else:
-        needed = -(-k // size)
+    needed = group_rows(k, size)
     if needed != groups:
         raise ValueError(
             f"{name} has {groups} groups, but group_size {given} and k = {k} make {needed}; {served}"

@@ -21,8 +21,8 @@ import numpy as np
 
 from .._arrays import as_arrays
 from .._dtypes import FLOAT16
-from .._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack
-from .._quantize import QuantizedWeight, column_strips
+from .._pack import BLOCK_N, pack, packed_shape
+from .._quantize import STRIP_WEIGHTS, QuantizedWeight, column_strips
 from ._gguf_header import check_gguf_header
 
 GROUP = 32  # weights of a block
@@ -38,8 +38,6 @@ _TYPES = {"Q4_0": _BlockType(2, 18, 2), "Q4_1": _BlockType(3, 20, 4)}
 
 # Kernels subtract float zeros from codes in float16, where q - zero must not overflow.
 _MAX_ZERO = float(np.finfo(FLOAT16).max) - 15
-# Weights handled at once: bounds the temporary memory. See _pack for the two sizes.
-_STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
 
 
 def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> QuantizedWeight:
@@ -90,10 +88,10 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
             "file is damaged, or the shape is not in GGUF's order, k first"
         )
     blocks = data.reshape(n, k // GROUP, block_type.block_bytes)
-    b_packed = xp.empty((-(-n // BLOCK_N), -(-k // BLOCK_K), BLOCK_WORDS), np.int32)
+    b_packed = xp.empty(packed_shape(k, n), np.int32)
     scales = xp.empty((k // GROUP, n), FLOAT16)
     zeros = xp.empty((k // GROUP, n), np.float32) if block_type.codes_at == 4 else None
-    for columns in column_strips(n, k, _STRIP_WEIGHTS[xp.__name__]):
+    for columns in column_strips(n, k, STRIP_WEIGHTS[xp.__name__]):
         strip = xp.ascontiguousarray(blocks[columns])
         halves = xp.ascontiguousarray(strip[:, :, : block_type.codes_at]).view(FLOAT16).transpose(1, 0, 2)
         _check_finite(xp, name, halves)

@@ -61,6 +61,8 @@ class Communicator:
 
     def barrier(self) -> None:
         """Until every rank has called this, and the work before it on their current streams is done."""
+        if self.device is None:  # a single rank, whose NumPy has done its work
+            return
         self.all_sum(cupy.zeros(1, np.float32))
         cupy.cuda.get_current_stream().synchronize()
 

@@ -8,6 +8,7 @@ import cupy
 import pytest
 from helpers.bench import PROBLEM, SMALL, bench_arguments
 
+from cupy_w4a16 import configs
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmConfig, GemmProblem
 from cupy_w4a16.bench import command, variants
@@ -77,7 +78,7 @@ def test_listed_configs_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["bench", "--list-configs", "--shapes", "256x512", "--m", "16"]) == 0
     names = capsys.readouterr().out.split()
     assert len(set(names)) == len(names) > 0
-    known = variants.known_configs(GemmProblem(16, 256, 512))
+    known = configs(GemmProblem(16, 256, 512))
     assert [config.name for config in known] == names
     assert variants.find_config(names[-1], [GemmProblem(16, 256, 512)]) == known[-1]
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from helpers.bench import LARGE, SMALL
 
+from cupy_w4a16 import _config_table
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmProblem
 from cupy_w4a16._tuned import load_tuned, tuned_path
 from cupy_w4a16.bench import machine, quantizing, shapes, sweep, variants
-from cupy_w4a16.bench import tune as tune_module
 from cupy_w4a16.bench.variants import Variant
 
 
@@ -59,7 +59,7 @@ def test_bench_sees_a_wrong_result() -> None:
 def test_tune_keeps_a_valid_winner_for_each_kind_of_launch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tune_module, "known_configs", lambda problem: (LARGE, SMALL))
+    monkeypatch.setattr(_config_table, "configs", lambda problem: [LARGE, SMALL])
     monkeypatch.delenv("CUPY_W4A16_PDL", raising=False)
     assert main(["tune", "--shapes", "256x512", "--m", "16", "--rounds", "2", "--work-ms", "0.2"]) == 0
     tuned = load_tuned(machine.device_name(), machine.num_sms())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.bench import LARGE, PROBLEM, SMALL, bench_arguments, row_of, timing_of
 
-from cupy_w4a16 import CompileError, _cache, _load
+from cupy_w4a16 import CompileError, _cache, _config_table, _load
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmConfig, GemmProblem
 from cupy_w4a16._kernels import Unit, kernel_for
@@ -36,8 +36,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return 0
 
     monkeypatch.setattr(tune_module, "compile_kernels", compile_kernels)
-    for module in (tune_module, variants):
-        monkeypatch.setattr(module, "known_configs", lambda problem: CONFIGS)
+    monkeypatch.setattr(_config_table, "configs", lambda problem: CONFIGS)
     monkeypatch.setattr(variants, "present_config", lambda problem, pdl: PRESENT[pdl])
     return names
 
@@ -92,6 +91,34 @@ def test_tune_compiles_and_times_what_linear_runs(
     kernels[SCALED_SUMS] = kernel_for(SCALED_SUMS, problem).name  # never normalised
     assert set(kernels.values()) <= asked_for
     assert any("normalised" in name for name in asked_for) == normalised
+
+
+@pytest.mark.parametrize("hindrance", ["folder", "lock"])
+def test_tuning_file_that_cannot_be_written_is_said_before_anything_is_compiled_or_timed(
+    hindrance: str,
+    asked_for: set[str],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if hindrance == "folder":
+        cache.touch()  # a file where the folder should be: not even root can write there
+    else:
+        cache.mkdir()
+        (cache / "tuned.lock").mkdir()
+    monkeypatch.setattr(tune_module, "sweep", pytest.fail)
+    for name, value in (
+        ("device_name", "NVIDIA H100"),
+        ("num_sms", 132),
+        ("facts", {}),
+        ("require_gpu", None),
+    ):
+        monkeypatch.setattr(machine, name, lambda *_, value=value: value)
+    assert main(["tune", "--shapes", "256x512", "--m", "17"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the tuning file {cache}/tuned.json can't be written (")
+    assert "CUPY_W4A16_CACHE_DIR" in said
+    assert not asked_for
 
 
 @pytest.mark.parametrize(
@@ -199,7 +226,7 @@ def test_all_that_tune_runs_was_compiled_before(
         return sweep_(*given, **options)
 
     monkeypatch.setattr(tune_module, "sweep", watched)
-    monkeypatch.setattr(tune_module, "known_configs", lambda problem: CONFIGS)
+    monkeypatch.setattr(_config_table, "configs", lambda problem: CONFIGS)
     _load.load.cache_clear()
     words = f"tune --shapes 256x512 --m 17,64 --zeros {zeros} --rounds 1 --work-ms 0.2"
     assert main(words.split()) == 0, capsys.readouterr()

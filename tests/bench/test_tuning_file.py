@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,11 +146,16 @@ def test_interrupted_store_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, 
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(_tuned.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         store_tuned(*H100, [winner_of(16, LARGE)])
     assert tuned_path().read_bytes() == before
     assert sorted(path.name for path in cache.iterdir() if path.suffix != ".lock") == ["tuned.json"]
+
+
+def test_other_users_of_a_shared_cache_can_read_the_file() -> None:
+    path = store_tuned(*H100, [winner_of(16, SMALL)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_clearing_the_cache_keeps_what_was_tuned() -> None:

@@ -18,7 +18,7 @@ from cupy_w4a16 import _cache, _key
 COUNTING = """
 import os, sys
 import filelock
-from cupy_w4a16 import _cache, _compiler, _worker
+from cupy_w4a16 import _cache, _compiler, _key
 real = _compiler.compile_source
 def counting(source, name):
     with open(sys.argv[1], "a") as log:
@@ -27,7 +27,7 @@ def counting(source, name):
 _compiler.compile_source = counting
 print("ready", flush=True)
 input()
-print(_cache.load_or_compile(_worker.PlainUnit(*sys.argv[2:])))
+print(_cache.load_or_compile(_key.PlainUnit(*sys.argv[2:])))
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from helpers.units import Unit
 
 from cupy_w4a16 import _cache
+from cupy_w4a16._write import write_whole
 
 
 @pytest.fixture
@@ -46,14 +47,14 @@ def test_private_folder_outlives_a_forked_child_and_not_us() -> None:
 def test_full_disk_falls_back_to_the_private_folder(
     compiles: list[str], monkeypatch: pytest.MonkeyPatch, folders: Path
 ) -> None:
-    write = _cache._write
+    write = _cache.write_whole
 
     def full(path: Path, data: bytes) -> None:
         if path.suffix == ".cubin" and path.is_relative_to(folders / "cache"):
             raise OSError(28, "No space left on device")
         write(path, data)
 
-    monkeypatch.setattr(_cache, "_write", full)
+    monkeypatch.setattr(_cache, "write_whole", full)
     with pytest.warns(RuntimeWarning, match="No space left on device"):
         cubin = _cache.load_or_compile(Unit())
     assert cubin.exists()
@@ -89,6 +90,6 @@ def test_write_that_fails_leaves_the_old_file_and_no_other(
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="Input/output"):
-        _cache._write(folder / "file", b"new")
+        write_whole(folder / "file", b"new")
     assert [path.name for path in folder.iterdir()] == ["file"]
     assert (folder / "file").read_bytes() == b"old"

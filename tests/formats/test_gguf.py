@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupy_w4a16 import Linear, dequantize, from_gguf, open_gguf, unpack
+from cupy_w4a16 import Linear, _quantize, dequantize, from_gguf, open_gguf, unpack
 
 K, N = 160, 70  # five groups: not whole blocks of ours in either direction
 TYPES = {"Q4_0": 2, "Q4_1": 3}
@@ -116,11 +116,9 @@ def test_q4_1_zero_that_float16_cannot_subtract_becomes_a_constant_block(
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_long_weights_are_read_in_strips(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cupy_w4a16.formats import gguf as ours
-
     q, d, m = drawn(kind, n=200)
     whole = from_gguf(raw(q, d, m), kind, (K, 200))
-    monkeypatch.setattr(ours, "_STRIP_WEIGHTS", {"numpy": 1})
+    monkeypatch.setitem(_quantize.STRIP_WEIGHTS, "numpy", 1)
     for x, y in zip(whole, from_gguf(raw(q, d, m), kind, (K, 200)), strict=True):
         assert np.array_equal(x, y)
 

@@ -33,6 +33,24 @@ def test_launch_is_that_of_gemm(driver: FakeDriver, options: dict[str, Any]) -> 
         assert driver.last == driver.launches[0]
 
 
+@pytest.mark.parametrize(
+    ("error", "config", "message"),
+    [
+        (TypeError, [GemmConfig()], "config is a list: pass a GemmConfig"),
+        (ValueError, GemmConfig(tile_n=[128]), r"tile_n is \[128\]; allowed are 64"),  # type: ignore[arg-type]
+    ],
+)
+def test_config_that_cannot_be_looked_up_is_named(
+    driver: FakeDriver, error: Any, config: Any, message: str
+) -> None:
+    layer, a, out = on_a_gpu(), activations(), result()
+    layer(a, out)
+    with pytest.raises(error, match=message) as caught:
+        layer(a, out, config)
+    assert caught.value.__context__ is None  # or the traceback would begin with what can't be hashed
+    assert len(driver.launches) == 1
+
+
 def test_call_seen_before_encodes_nothing(driver: FakeDriver) -> None:
     layer, a, out = on_a_gpu(), activations(), result()
     layer(a, out)

@@ -1,0 +1,40 @@
+"""A problem and a configuration, as public functions are given them: what can't be one is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._config import GemmConfig, GemmProblem
+from ._dtypes import FLOAT32, HALF_DTYPES, INTEGER_DTYPES
+from ._group_size import as_int, check_group_size
+from ._validity import invalid_reason
+
+
+def check_problem(problem: Any) -> None:
+    """TypeError or ValueError unless `problem` is one that `gemm` can have."""
+    if not isinstance(problem, GemmProblem):
+        raise TypeError(f"problem is a {type(problem).__name__}: pass a GemmProblem(m, n, k, ...)")
+    for name in ("m", "n", "k"):
+        if (size := as_int(name, getattr(problem, name))) < 0:
+            raise ValueError(f"{name} is {size}: sizes of a product are 0 or more")
+    check_group_size(problem.group_size)
+    dtype, wide = problem.dtype, FLOAT32.name
+    _check_name("dtype", dtype, [half.name for half in HALF_DTYPES])
+    _check_name("zeros", problem.zeros, [None, *(integer.name for integer in INTEGER_DTYPES), wide, dtype])
+    _check_name("out_dtype", problem.out_dtype, [dtype, wide])
+
+
+def _check_name(field: str, value: Any, allowed: list[str | None]) -> None:
+    # A NumPy dtype equals its name, but is not found where that is looked up.
+    if not (value is None or isinstance(value, str)) or value not in allowed:
+        raise TypeError(f"{field} is {value!r}: pass one of {', '.join(map(repr, allowed))}")
+
+
+def check_config(config: Any, problem: GemmProblem) -> None:
+    """TypeError or ValueError unless `config` is one that can run `problem`, a checked one."""
+    if not isinstance(config, GemmConfig):
+        raise TypeError(
+            f"config is a {type(config).__name__}: pass a GemmConfig, or None for the heuristic's choice"
+        )
+    if reason := invalid_reason(config, problem):
+        raise ValueError(f"config {config} can't run this problem: {reason}")
