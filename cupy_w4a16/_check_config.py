@@ -18,10 +18,11 @@ def check_problem(problem: Any) -> None:
         if (size := as_int(name, getattr(problem, name))) < 0:
             raise ValueError(f"{name} is {size}: sizes of a product are 0 or more")
     check_group_size(problem.group_size)
-    dtype, wide = problem.dtype, FLOAT32.name
-    _check_name("dtype", dtype, [half.name for half in HALF_DTYPES])
-    _check_name("zeros", problem.zeros, [None, *(integer.name for integer in INTEGER_DTYPES), wide, dtype])
-    _check_name("out_dtype", problem.out_dtype, [dtype, wide])
+    halves, wide = [half.name for half in HALF_DTYPES], FLOAT32.name
+    _check_name("dtype", problem.dtype, halves)
+    integers = [integer.name for integer in INTEGER_DTYPES]
+    _check_name("zeros", problem.zeros, [None, *integers, wide, problem.dtype])
+    _check_name("out_dtype", problem.out_dtype, [*halves, wide])  # of another half nothing else depends
 
 
 def _check_name(field: str, value: Any, allowed: list[str | None]) -> None:
