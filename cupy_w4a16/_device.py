@@ -8,6 +8,7 @@ from typing import Any
 import cupy
 
 from ._errors import UnsupportedDeviceError
+from ._scalars import as_int
 
 #: (9, 0) alone: sm_90a code uses instructions that neither earlier nor later GPUs have.
 HOPPER = (9, 0)
@@ -31,6 +32,16 @@ def check_current_device(current: int, arrays: Mapping[str, Any]) -> None:
                 f"the current device; call inside `with cupy.cuda.Device({found}):`, or copy the array with "
                 f"cupy.asarray({name})"
             )
+
+
+def checked_device(device: Any, count: int) -> int:
+    """The argument `device` as an int; TypeError, ValueError unless it numbers one of `count` GPUs."""
+    number = as_int("device", device)
+    if not 0 <= number < count:
+        raise ValueError(
+            f"device is {number}: this machine's GPUs go from 0 to {count - 1}; pass one of these"
+        )
+    return number
 
 
 def has_hopper() -> bool:

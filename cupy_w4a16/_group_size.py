@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
-import numpy as np
-
 from ._pack import BLOCK_K
+from ._scalars import as_int
 
 #: The smallest group size; the others are its doubles.
 MIN_GROUP = 32
-
-
-def as_int(name: str, value: Any) -> int:
-    """`value` as a Python integer; TypeError for floats, booleans and the rest."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}: it must be an integer") from None
 
 
 def checked_group_size(given: Any, k: int, rows: int, s_shape: tuple[int, ...]) -> int:

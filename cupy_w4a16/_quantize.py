@@ -11,9 +11,10 @@ import numpy as np
 from ._arrays import as_arrays
 from ._check_quantized import check_quantized
 from ._dtypes import FLOAT16, HALF_DTYPES, OUT_DTYPES, dtype_of
-from ._group_size import MIN_GROUP, as_int
+from ._group_size import MIN_GROUP
 from ._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack, unpack
 from ._rounding import SYMMETRIC_ZERO, rounded
+from ._scalars import as_int
 from ._scheme import METHODS, Scheme, groups_of, quantized_groups
 
 # Weights handled at once: bounds the temporary memory (about 16 bytes a weight; searches on NumPy take more).

@@ -23,6 +23,7 @@ from .._arrays import as_arrays
 from .._dtypes import FLOAT16
 from .._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack
 from .._quantize import QuantizedWeight, column_strips
+from .._scalars import as_ints
 from ._gguf_header import check_gguf_header
 
 GROUP = 32  # weights of a block
@@ -62,7 +63,8 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
         converter reorders the columns of Llama's attn_q and attn_k for its rotary embedding; they stay so.
 
     Raises:
-        TypeError: ``tensor`` is no tensor or uint8 array, or bytes come without type or shape.
+        TypeError: ``tensor`` is no tensor or uint8 array, or bytes come without type or shape, or ``shape``
+            is not of integers.
         ValueError: the type is another, the shape is not ``(k, n)`` or does not fit the bytes, or a scale is
             infinite or NaN.
 
@@ -160,7 +162,7 @@ def _block_type(name: str, tensor_type: Any) -> _BlockType:
 def _sizes(name: str, shape: Any) -> tuple[int, int]:
     if shape is None:
         raise TypeError(f"shape is None: pass shape=(k, n) with the bytes of {name}")
-    sizes = tuple(int(size) for size in shape)
+    sizes = tuple(as_ints("shape", shape, "(k, n), two integers"))
     if len(sizes) != 2 or min(sizes) < 0:
         raise ValueError(
             f"{name} has shape {sizes}; weights are (k, n): of stacked experts (k, n, experts), pass the "

@@ -169,6 +169,8 @@ def test_what_the_gguf_package_packs_and_dequantizes_is_the_same(kind: str) -> N
         ((np.zeros(18, np.uint8), "Q4_0", (1, 32)), ValueError, "no multiple of 32"),
         ((np.zeros(18, np.uint8), "Q4_0", (32, 1, 1)), ValueError, "stacked experts"),
         ((np.full(18, 0x7C, np.uint8), "Q4_0", (32, 1)), ValueError, "infinite or NaN"),
+        ((np.zeros(18, np.uint8), "Q4_0", (32.7, 1)), TypeError, "shape[0] is 32.7: it must be an integer"),
+        ((np.zeros(18, np.uint8), "Q4_0", 5), TypeError, "shape is 5: pass (k, n), two integers"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], said: str) -> None:
