@@ -41,7 +41,8 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tup
     Args:
         path: the file, by custom ``*.safetensors``; it is replaced if it exists.
         weights: by name, as a mapping or pairs, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear``
-            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings).
+            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings). Only
+            a ``Linear`` keeps k where the last group or block is not whole.
 
     Raises:
         TypeError: ``weights`` is one weight without a name, a name is no text, a value none of these, or a

@@ -11,7 +11,7 @@ import pytest
 from helpers import checkpoints as made
 from helpers.checkpoints import layer, named, write_folder
 
-from cupy_w4a16 import Linear, load, load_checkpoint, save, storage
+from cupy_w4a16 import Linear, PermutedWeight, dequantize, load, load_checkpoint, quantize, save, storage
 from cupy_w4a16.__main__ import main
 
 UP = layer(96, 72, seed=1, act_order=True, bias=True)
@@ -53,6 +53,22 @@ def test_converted_checkpoint_loads_as_the_same_bits(
     # Weights and the result are rounded to float16 once, see assert_gemm_close; magnitudes stay below 8.
     bound = 2.0**-11 * (np.abs(a).astype(np.float64) @ np.abs(UP.weights) + 8)
     assert (abs(load(dest)["up"](a) - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("group_size", [-1, 64, 256])
+def test_bare_weight_gets_no_k_that_nobody_gave(group_size: int, tmp_path: Path, dest: Path) -> None:
+    # 100 rows: neither blocks of 128 nor groups of 64 or 256 are whole.
+    w = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float16)
+    weight = quantize(w, group_size)
+    values = {"up": weight, "permuted": PermutedWeight(weight, np.arange(100)[::-1].copy())}
+    source = tmp_path / "saved.safetensors"
+    save(source, values)
+    assert main(["convert", str(source), str(dest)]) == 0
+    assert dest.read_bytes() == source.read_bytes()
+    found = dict(load_checkpoint(dest))
+    np.testing.assert_array_equal(dequantize(*found["up"], k=100), dequantize(*weight, k=100))
+    permuted, perm = found["permuted"]
+    assert Linear(*permuted, perm=perm).in_features == 100
 
 
 def test_gguf_file_is_converted(tmp_path: Path, dest: Path) -> None:
