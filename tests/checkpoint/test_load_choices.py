@@ -55,6 +55,18 @@ def test_pattern_that_matches_nothing_is_named(
         load_checkpoint(folder, names=names)
 
 
+def test_name_with_brackets_is_itself(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(path, {name: np.ones(1) for name in ("experts[0].up", "experts[1].up", "experts0.up", "a*")})
+    for name in load_checkpoint(path).names:
+        assert name in load_checkpoint(path, names=name).names
+    assert load_checkpoint(path, names=["experts[[]*", "a*"]).names == [
+        "experts[0].up",
+        "experts[1].up",
+        "a*",
+    ]
+
+
 def test_index_alone_is_a_path_too(folder: Path) -> None:
     assert_loaded(load_checkpoint(folder / "model.safetensors.index.json"), KINDS["gptq"][1])
 
