@@ -67,7 +67,7 @@ def load_checkpoint(
         ValueError: a file is damaged, truncated or pickled (refused: a pickle runs code), the quantisation is
             not served, tensors of a layer are missing or don't fit together, names clash, or a pattern of
             ``names`` matches nothing; some only when the layer's turn comes. The message names the tensor.
-        TypeError: ``xp`` is no such module, or ``names`` no text.
+        TypeError: ``path`` names no file, ``xp`` is no such module, or ``names`` no text.
         ImportError: the package gguf is missing.
 
     Example:

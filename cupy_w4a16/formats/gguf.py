@@ -23,7 +23,7 @@ from .._arrays import as_arrays
 from .._dtypes import FLOAT16
 from .._pack import BLOCK_K, BLOCK_N, BLOCK_WORDS, pack
 from .._quantize import QuantizedWeight, column_strips
-from .._scalars import as_ints
+from .._scalars import as_ints, as_path
 from ._gguf_header import check_gguf_header
 
 GROUP = 32  # weights of a block
@@ -121,6 +121,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ImportError: the package ``gguf`` is missing.
+        TypeError: ``path`` names no file.
         OSError: the file can't be read.
         ValueError: it is no such file, is truncated, or names a tensor twice.
 
@@ -128,6 +129,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> tensors = open_gguf("model-q4_0.gguf")  # doctest: +SKIP
         >>> linear = Linear(*from_gguf(tensors["blk.0.ffn_up.weight"]))  # doctest: +SKIP
     """
+    path = as_path(path)
     try:
         import gguf
     except ImportError as error:
@@ -140,7 +142,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     except Exception as error:  # the reader looks at no bounds: a damaged file shows as any error
         raise ValueError(
-            f"{os.fspath(path)} is damaged, or of a kind that the package gguf does not know: {error}"
+            f"{path} is damaged, or of a kind that the package gguf does not know: {error}"
         ) from error
 
 

@@ -92,6 +92,12 @@ def test_bar_is_shown_where_it_is_wanted(
     assert bool(stream.getvalue()) is shown
 
 
+@pytest.mark.parametrize("path", [None, b"model.safetensors", 3])
+def test_path_that_names_no_file_is_named(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        load_checkpoint(path)
+
+
 def test_library_that_is_none_is_refused(folder: Path) -> None:
     with pytest.raises(TypeError, match=r"xp is .*pass the module numpy or cupy"):
         load_checkpoint(folder, xp=json)

@@ -243,6 +243,12 @@ def test_unquantised_tensor_is_refused_by_name(model: Path) -> None:
         from_gguf(open_gguf(model)["norm"])
 
 
+@pytest.mark.parametrize("path", [None, b"model.gguf", 3])
+def test_path_that_names_no_file_is_named(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        open_gguf(path)
+
+
 def test_missing_package_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"pip install gguf .*\[formats\]"):
