@@ -86,8 +86,9 @@ def _check_apart(dest: Path, source: str | os.PathLike[str]) -> None:
 def _run(chosen: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(chosen).items() if name != "run"}
     try:
-        print(convert_checkpoint(options.pop("source"), options.pop("dest"), **options))
+        text = convert_checkpoint(options.pop("source"), options.pop("dest"), **options)
     except (OSError, ValueError, TypeError, ImportError, cupy.cuda.runtime.CUDARuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(text)
     return 0

@@ -266,7 +266,7 @@ def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
     version = metadata.get("packed_layout_version")
     if version != str(PACKED_LAYOUT_VERSION):
         raise ValueError(
-            f"{file.path} has packed layout version {version}, this package reads {PACKED_LAYOUT_VERSION}: "
+            f"{file.path} has packed layout version {version!r}, this package reads {PACKED_LAYOUT_VERSION}: "
             "pack the weights anew, or use the version of the package that wrote it"
         )
     try:
