@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,13 +16,25 @@ from .bench.arguments import add_bench, add_tune
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 (it failed) or 2 (mistaken or missing input)."""
+    """Run one command and return its exit status: 0, 1 (it failed) or 2 (mistaken or missing input).
+
+    As a shell counts them, 130 after Ctrl-C, and 141 where the reader of the output has gone, as `head` does.
+    """
     chosen = _parser().parse_args(arguments)
     try:
-        return int(chosen.run(chosen))
+        status = int(chosen.run(chosen))
+        print(end="", flush=True)  # a pipe that is broken shows here, not at exit
+        return status
     except W4A16Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # What is still to be flushed at exit goes nowhere, instead of failing once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _parser() -> argparse.ArgumentParser:

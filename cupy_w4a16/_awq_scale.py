@@ -15,9 +15,9 @@ import numpy as np
 from ._arrays import as_arrays
 from ._cublas import require_cublas
 from ._dtypes import FLOAT32, HALF_DTYPES
-from ._group_size import as_int
 from ._quantize import QuantizedWeight, checked_scheme, quantize_checked, weight_strips
 from ._rounding import rounded
+from ._scalars import as_int
 from ._scheme import Scheme, quantized_groups
 
 # Activations handled at once: bounds the temporary memory, 4 bytes each.

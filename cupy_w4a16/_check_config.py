@@ -6,7 +6,8 @@ from typing import Any
 
 from ._config import GemmConfig, GemmProblem
 from ._dtypes import FLOAT32, HALF_DTYPES, INTEGER_DTYPES
-from ._group_size import as_int, check_group_size
+from ._group_size import check_group_size
+from ._scalars import as_int
 from ._validity import invalid_reason
 
 

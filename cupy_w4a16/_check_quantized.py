@@ -11,8 +11,9 @@ from . import _device
 from ._arrays import as_arrays
 from ._dtypes import FLOAT32, HALF_DTYPES, INTEGER_DTYPES
 from ._foreign_layouts import advice
-from ._group_size import as_int, checked_group_size, whole_groups
+from ._group_size import checked_group_size, whole_groups
 from ._pack import BLOCK_BYTES, BLOCK_K, BLOCK_N, BLOCK_WORDS
+from ._scalars import as_int
 
 _INT32 = np.dtype(np.int32)
 #: `dtype.name` takes NumPy 2 us each time.

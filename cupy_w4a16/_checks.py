@@ -100,9 +100,9 @@ def check_gemm(
         )
 
     if type(alpha) is not float or alpha != 1.0:
-        alpha = _checked_alpha(alpha)
-    if activation is not None and activation not in ACTIVATIONS:
-        _wrong_activation(activation)
+        alpha = checked_alpha(alpha)
+    if activation is not None:
+        check_activation(activation)
     layout = gemm_layout(xp, a, b_packed, scales, zeros, group_size, bias, dtype, out)
     a_in_place, a_row_bytes = layout.a_aligned, layout.a_row_bytes
     if xp is cupy:
@@ -120,7 +120,8 @@ def check_gemm(
     )  # fmt: skip
 
 
-def _checked_alpha(alpha: Any) -> float:
+def checked_alpha(alpha: Any) -> float:
+    """`alpha` as a float; TypeError, ValueError unless it is a number that fits float32."""
     if isinstance(alpha, (bool, np.bool_)) or not isinstance(alpha, numbers.Real):
         raise TypeError(
             f"alpha is of type {type(alpha).__name__}: it must be a Python number, known on the host; pass "
@@ -140,7 +141,10 @@ def _checked_alpha(alpha: Any) -> float:
     return value
 
 
-def _wrong_activation(activation: Any) -> None:
+def check_activation(activation: Any) -> None:
+    """TypeError, ValueError unless `activation` is the name of one."""
+    if activation in ACTIVATIONS:
+        return
     allowed = ", ".join(repr(name) for name in (None, *ACTIVATIONS))
     if not isinstance(activation, str):
         raise TypeError(f"activation is {activation!r}: it must be the name of one: {allowed}")

@@ -12,6 +12,7 @@ import cupy
 import numpy as np
 
 from .checkpoint import load_checkpoint
+from .checkpoint.files import find_files
 from .storage import save
 
 _DEVICES = {"numpy": np, "gpu": cupy}
@@ -60,8 +61,10 @@ def convert_checkpoint(
     path = Path(dest)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no name of a safetensors file: end it in .safetensors")
-    if path.is_file() and not force:
-        raise FileExistsError(f"{path} exists: pass --force to replace it")
+    if path.is_file():
+        if not force:
+            raise FileExistsError(f"{path} exists: pass --force to replace it")
+        _check_apart(path, source)
     checkpoint = load_checkpoint(
         source, names=names, xp=_DEVICES[device], dequantize=dequantize, progress=progress
     )
@@ -70,11 +73,22 @@ def convert_checkpoint(
     return f"{path}: {len(checkpoint)} layers and arrays, {size:,} bytes, from {checkpoint.format}"
 
 
+def _check_apart(dest: Path, source: str | os.PathLike[str]) -> None:
+    """ValueError where the model would lose one of its files; a single file is replaced once it is read."""
+    files = find_files(source).paths
+    if len(files) > 1 and any(dest.samefile(file) for file in files):
+        raise ValueError(
+            f"{dest} is one of the {len(files)} files of {source}, which are no model without it: write to "
+            "another file, and delete these afterwards"
+        )
+
+
 def _run(chosen: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(chosen).items() if name != "run"}
     try:
-        print(convert_checkpoint(options.pop("source"), options.pop("dest"), **options))
+        text = convert_checkpoint(options.pop("source"), options.pop("dest"), **options)
     except (OSError, ValueError, TypeError, ImportError, cupy.cuda.runtime.CUDARuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(text)
     return 0

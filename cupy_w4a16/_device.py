@@ -10,6 +10,7 @@ import cupy
 
 from ._errors import UnsupportedDeviceError
 from ._nvml import HOPPER
+from ._scalars import as_int
 
 #: Devices found to be Hopper; at most as many entries as the machine has GPUs.
 _hopper_devices: set[int] = set()
@@ -41,6 +42,16 @@ def check_current_device(current: int, arrays: Mapping[str, Any]) -> None:
                 f"the current device; call inside `with cupy.cuda.Device({found}):`, or copy the array with "
                 f"cupy.asarray({name})"
             )
+
+
+def checked_device(device: Any, count: int) -> int:
+    """The argument `device` as an int; TypeError, ValueError unless it numbers one of `count` GPUs."""
+    number = as_int("device", device)
+    if not 0 <= number < count:
+        raise ValueError(
+            f"device is {number}: this machine's GPUs go from 0 to {count - 1}; pass one of these"
+        )
+    return number
 
 
 def has_hopper() -> bool:

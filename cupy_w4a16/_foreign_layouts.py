@@ -47,6 +47,8 @@ def advice(b_packed: Any, k: int | None, n: int | None) -> str:
     dtype, shape = b_packed.dtype, tuple(b_packed.shape)
     if len(shape) == 3 and shape[2] == BLOCK_WORDS:
         if dtype.kind in "iu" and dtype.itemsize == 4:
+            if not dtype.isnative:  # a view would swap the bytes of every word
+                return "the shape is right, the byte order is not: pass b_packed.astype(numpy.int32)"
             return "the shape is right: if the bits are too, pass b_packed.view(numpy.int32)"
         return "the shape is right, the dtype is not: pass the array that pack(q) or quantize(w) gave"
     if k is not None and n is not None:

@@ -17,6 +17,7 @@ from ._load import is_capturing
 _THREADS = 256
 _WORD = ALIGN_BYTES // 2  # elements that a thread writes at once
 _MANY_ROWS = 132  # a CTA each fills the GPU; below, several share a row
+_MAX_GRID_Y = 65535  # CUDA's; CTAs take several parts of a longer row
 _STAGED_BYTES = 48 * 1024  # shared memory that a CTA has without asking
 
 
@@ -57,7 +58,7 @@ def gathered(xp: ModuleType, a: Any, perm: Any) -> Any:
     if copy.size:
         many = m >= _MANY_ROWS
         staged_bytes = 2 * k if many and 2 * k <= _STAGED_BYTES else 0
-        grid = (m, 1 if many else -(-words // _THREADS))
+        grid = (m, 1 if many else min(-(-words // _THREADS), _MAX_GRID_Y))
         row, column = (stride // 2 for stride in a.strides)
         arguments = (copy.data.ptr, a.data.ptr, perm.data.ptr, k, row, column, int(staged_bytes > 0))
         _kernel()(grid, (_THREADS,), arguments, shared_mem=staged_bytes)

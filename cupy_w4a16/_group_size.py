@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
-import numpy as np
-
 from ._pack import BLOCK_K
+from ._scalars import as_int
 
 #: The smallest group size; the others are its doubles.
 MIN_GROUP = 32
 ALLOWED_SIZES = f"powers of two from {MIN_GROUP}, and -1 for one group of all k"
-
-
-def as_int(name: str, value: Any) -> int:
-    """`value` as a Python integer; TypeError for floats, booleans and the rest."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}: it must be an integer") from None
 
 
 def is_group_size(size: int) -> bool:

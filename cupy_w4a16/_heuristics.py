@@ -21,10 +21,10 @@ from typing import NamedTuple
 from ._check_config import check_problem
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
 from ._costs import MEASURED, SPLIT_MARGIN, WAVE_START, Cost, Table
-from ._group_size import as_int
 from ._normalised import is_symmetric_half
 from ._pack import BLOCK_K
 from ._pdl import check_pdl
+from ._scalars import as_int
 from ._validity import is_valid
 
 

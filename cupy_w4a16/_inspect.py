@@ -98,7 +98,8 @@ def _weight_row(weights: Weights, name: str) -> tuple[str, str, str, str, str]:
     n = scales.shape[-1] if scales and scales.shape else "?"
     k = options.get("k") or (f"<= {128 * blocks.shape[1]}" if blocks and len(blocks.shape) == 3 else "?")
     dtypes = ", ".join(f"{key} {entry.dtype}" for key, entry in parts.items() if key != "b_packed")
-    return _printable(name), f"k {k}, n {n}", str(options.get("group_size")), _printable(dtypes), nbytes
+    shape, group_size = _printable(f"k {k}, n {n}"), _printable(str(options.get("group_size")))
+    return _printable(name), shape, group_size, _printable(dtypes), nbytes
 
 
 def _printable(text: str) -> str:
@@ -108,8 +109,9 @@ def _printable(text: str) -> str:
 
 def _run(chosen: argparse.Namespace) -> int:
     try:
-        print(format_file(chosen.file))
+        text = format_file(chosen.file)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(text)
     return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, TypeVar
 
 import cupy
 
+from ._device import checked_device
 from ._split import column_parts, row_parts
 
 _Linear = TypeVar("_Linear", bound="LinearValue")
@@ -66,9 +66,8 @@ class LinearValue:
         return f"Linear({', '.join(part for part in parts if part)})"
 
     def __reduce__(self) -> Any:
-        given = self._given()
-        arrays = [given.pop(name) for name in ("b_packed", "scales")]
-        return partial(type(self), **given), tuple(arrays)
+        # All as arguments: copy.deepcopy copies these, and nothing that a callable holds.
+        return _made, (type(self), self._given())
 
     def to_device(self: _Linear, device: int | None = None) -> _Linear:
         """This weight on GPU number `device` (None: the current one); itself where it is there already.
@@ -76,6 +75,8 @@ class LinearValue:
         >>> linear.to_device(1)  # doctest: +SKIP
         Linear(256 -> 192, group_size=128, float16, GPU 1)
         """
+        if device is not None:
+            device = checked_device(device, cupy.cuda.runtime.getDeviceCount())
         with cupy.cuda.Device(device) as target:
             return self if target.id == self._device else self._moved(cupy.asarray)
 
@@ -179,3 +180,7 @@ class LinearValue:
         """One like this, but for these arguments."""
         make: Any = type(self)
         return make(**(self._given() | changed))
+
+
+def _made(kind: Any, given: dict[str, Any]) -> Any:
+    return kind(**given)

@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import as_arrays
+from ._scalars import as_int
 
 #: Changes whenever a ``b_packed`` saved by an older version would be read wrongly.
 PACKED_LAYOUT_VERSION = 1
@@ -130,7 +131,7 @@ def unpack(b_packed: Any, k: int, n: int) -> Any:
         ``q``, uint8 codes 0..15, C-contiguous ``(k, n)``.
 
     Raises:
-        TypeError: ``b_packed`` is no NumPy or GPU array, or not int32.
+        TypeError: ``b_packed`` is no NumPy or GPU array, or not int32; ``k`` or ``n`` is no integer.
         ValueError: its shape is not that of a packed ``(k, n)`` matrix.
 
     Example:
@@ -144,7 +145,7 @@ def unpack(b_packed: Any, k: int, n: int) -> Any:
         raise TypeError(
             f"b_packed has dtype {b_packed.dtype}; int32 is needed: pass what pack() or quantize() returned"
         )
-    k, n = int(k), int(n)
+    k, n = as_int("k", k), as_int("n", n)
     expected = packed_shape(k, n)
     if k < 0 or n < 0 or b_packed.shape != expected:
         raise ValueError(

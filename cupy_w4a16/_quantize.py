@@ -13,7 +13,7 @@ from ._check_quantized import check_quantized
 from ._dtypes import FLOAT16, HALF_DTYPES, OUT_DTYPES, dtype_of
 from ._group_size import check_group_size, group_rows
 from ._pack import BLOCK_N, pack, packed_shape, unpack
-from ._rounding import SYMMETRIC_ZERO, rounded
+from ._rounding import SYMMETRIC_ZERO, as_float32, rounded
 from ._scheme import METHODS, Scheme, groups_of, quantized_groups
 
 # Weights handled at once: bounds the temporary memory (about 16 bytes a weight; searches on NumPy take more).
@@ -159,7 +159,7 @@ def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = 
 def weight_strips(xp: ModuleType, w: Any, row_factors: Any = None) -> Iterator[tuple[slice, Any]]:
     """Strips of columns and their weights, a float32 copy; row i times ``row_factors[i]``, float32 (k,)."""
     for columns in column_strips(w.shape[1], w.shape[0], STRIP_WEIGHTS[xp.__name__]):
-        values = rounded(w[:, columns], np.float32)  # a float64 may become infinite: that is refused later
+        values = as_float32(xp, w[:, columns], columns.start)
         if row_factors is not None:
             values *= row_factors[:, None]
         yield columns, values
@@ -228,13 +228,13 @@ def exact_weights(
     float32 too."""
     blocks = slice(columns.start // BLOCK_N, -(-columns.stop // BLOCK_N))
     w = unpack(b_packed[blocks], k, columns.stop - columns.start).astype(compute)
-    for part, groups in groups_of(k, group_size):
-        grouped = w[part].reshape(groups.stop - groups.start, -1, w.shape[1])
-        grouped -= SYMMETRIC_ZERO if zeros is None else as_wider(zeros[groups, columns], compute)[:, None]
-        grouped *= as_wider(scales[groups, columns], compute)[:, None]
-        grouped += (
-            0  # 0 times a negative scale is -0; sums give +0, and identity activations give these weights
-        )
+    with np.errstate(all="ignore"):  # infinities and NaNs are weights like others, as on a GPU
+        for part, groups in groups_of(k, group_size):
+            grouped = w[part].reshape(groups.stop - groups.start, -1, w.shape[1])
+            grouped -= SYMMETRIC_ZERO if zeros is None else as_wider(zeros[groups, columns], compute)[:, None]
+            grouped *= as_wider(scales[groups, columns], compute)[:, None]
+            # 0 times a negative scale is -0; sums give +0, and identity activations give these weights.
+            grouped += 0
     return w
 
 

@@ -22,6 +22,19 @@ def rounded(values: Any, dtype: Any) -> Any:
         return values.astype(dtype)
 
 
+def as_float32(xp: ModuleType, w: Any, first_column: int) -> Any:
+    """A float32 copy of weights; ValueError where one is finite, and is so no more."""
+    values = rounded(w, np.float32)
+    if w.dtype == np.float64:  # no other dtype reaches further
+        _refuse(
+            xp.isinf(values) & xp.isfinite(w),
+            first_column,
+            f"exceeds float32, in which it is quantized ({float(np.finfo(np.float32).max):g})",
+            "scale w down",
+        )
+    return values
+
+
 def scale_and_zero(
     xp: ModuleType, grouped: Any, symmetric: bool, dtype: np.dtype[Any], first_column: int
 ) -> tuple[Any, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ._group_size import as_int
 from ._pack import BLOCK_K, BLOCK_N
+from ._scalars import as_int
 
 if TYPE_CHECKING:
     from ._linear_value import LinearValue

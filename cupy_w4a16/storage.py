@@ -22,6 +22,7 @@ from ._arrays import as_arrays, check_library, type_name
 from ._check_quantized import check_quantized
 from ._pack import BLOCK_K, PACKED_LAYOUT_VERSION
 from ._quantize import QuantizedWeight
+from ._scalars import as_path
 from .formats._permuted import PermutedWeight
 from .formats._safetensors import METADATA, Entry, Safetensors
 from .formats._safetensors_writer import SafetensorsWriter
@@ -39,16 +40,18 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tup
     GPU arrays copied to the host one at a time: ``save(path, load_checkpoint(source))`` holds one in memory.
 
     Args:
-        path: the file, by custom ``*.safetensors``; it is replaced if it exists.
+        path: the file, by custom ``*.safetensors``; it is replaced if it exists (of a symbolic link the
+            target).
         weights: by name, as a mapping or pairs, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear``
-            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings).
+            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings). Only
+            a ``Linear`` keeps k where the last group or block is not whole.
 
     Raises:
-        TypeError: ``weights`` is one weight without a name, a name is no text, a value none of these, or a
-            dtype one that safetensors lacks.
+        TypeError: ``path`` names no file, ``weights`` is one weight without a name, a name is no text, a
+            value none of these, or a dtype one that safetensors lacks.
         ValueError: a name comes twice, or names clash (a plain array "up.scales" beside a weight "up"), or
             arrays of a weight do not fit together.
-        OSError: the file can't be written.
+        OSError: the file can't be written, or what is there is no regular file.
 
     Example:
         >>> import os, tempfile
@@ -101,7 +104,7 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
         plain array, new at each look-up. ``dict(load(path))`` reads all.
 
     Raises:
-        TypeError: ``xp`` is no such module.
+        TypeError: ``path`` names no file, or ``xp`` is no such module.
         OSError: the file can't be read, or is a folder.
         ValueError: it is no safetensors file, truncated, not of this package, or of another packed layout; at
             a look-up: its arrays do not make a weight.
@@ -116,8 +119,9 @@ def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
         Linear(200 -> 64, group_size=128, float16, numpy)
     """
     check_library(xp)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"path is {os.fspath(path)!r}, a folder: load_checkpoint reads model folders")
+    path = as_path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path is {str(path)!r}, a folder: load_checkpoint reads model folders")
     return Weights(path, xp)
 
 
@@ -262,7 +266,7 @@ def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
     version = metadata.get("packed_layout_version")
     if version != str(PACKED_LAYOUT_VERSION):
         raise ValueError(
-            f"{file.path} has packed layout version {version}, this package reads {PACKED_LAYOUT_VERSION}: "
+            f"{file.path} has packed layout version {version!r}, this package reads {PACKED_LAYOUT_VERSION}: "
             "pack the weights anew, or use the version of the package that wrote it"
         )
     try:

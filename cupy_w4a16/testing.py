@@ -24,14 +24,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._activations import ACTIVATIONS
-from ._arrays import as_arrays
-from ._check_quantized import check_quantized
+from ._arrays import as_arrays, check_library
+from ._check_quantized import check_quantized, required
+from ._checks import check_activation, checked_alpha
 from ._dtypes import HALF_DTYPES, OUT_DTYPES, dtype_of
 from ._expected import Expected
+from ._gemm_layout import gemm_layout
 from ._group_size import check_group_size, group_rows
 from ._pack import pack
 from ._quantize import as_wider, column_strips
+from ._scalars import as_int
 
 TILE = 64
 
@@ -94,7 +96,7 @@ def make_problem(
         ``Problem(a, b_packed, scales, zeros, group_size)``.
 
     Raises:
-        TypeError, ValueError: ``dtype``, ``zeros`` or ``group_size`` is not allowed.
+        TypeError, ValueError: an argument is not allowed; the message names it.
 
     Example:
         >>> from cupy_w4a16.testing import make_problem
@@ -106,6 +108,10 @@ def make_problem(
     group_size = check_group_size(group_size)
     if zeros not in (None, "integer", "float", "float32"):
         raise ValueError(f"zeros is {zeros!r}; allowed are None, 'integer', 'float' and 'float32'")
+    check_library(xp)
+    for name, size in (("m", m), ("n", n), ("k", k), ("seed", seed)):
+        if as_int(name, size) < 0:
+            raise ValueError(f"{name} is {size}: it must be 0 or more")
     rng = np.random.default_rng(seed)
     per_group = (group_rows(k, group_size), n)
     a = rng.standard_normal((m, k), np.float32).astype(dtype)
@@ -182,15 +188,16 @@ def assert_gemm_close(
         >>> problem = make_problem(2, 64, 128, zeros="integer")
         >>> assert_gemm_close(gemm(*problem), *problem)
     """
-    xp, (c, a, bias) = as_arrays({"c": c, "a": a, "bias": bias})
-    if a.dtype not in HALF_DTYPES or c.dtype not in OUT_DTYPES:
-        raise TypeError(
-            f"a is {a.dtype} and c {c.dtype}; a is float16 or bfloat16, c one of these or float32"
-        )
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation is {activation!r}; allowed are None, {', '.join(map(repr, ACTIVATIONS))}"
-        )
+    required(c=c, a=a, b_packed=b_packed, scales=scales)
+    xp, (c, a, b_packed, scales, zeros, bias) = as_arrays(
+        {"c": c, "a": a, "b_packed": b_packed, "scales": scales, "zeros": zeros, "bias": bias}
+    )
+    dtype_of(c.dtype, OUT_DTYPES, "the dtype of c")
+    alpha = checked_alpha(alpha)
+    if activation is not None:
+        check_activation(activation)
+    # The checks of gemm but those of addresses: any GPU will do here.
+    gemm_layout(xp, a, b_packed, scales, zeros, group_size, bias, None, None)
     weight = check_quantized(b_packed, scales, zeros, group_size, a.shape[-1])
     if c.shape != (*a.shape[:-1], weight.n):
         raise AssertionError(f"c has shape {c.shape}; a {a.shape} @ w {(weight.k, weight.n)} has another")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cupy_w4a16 import _info, _kernels, _nvml, _paths
+from cupy_w4a16 import _info, _kernels, _nvml, _paths, save
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._kernels import Unit
 from cupy_w4a16._nvml import Gpu
@@ -154,6 +156,33 @@ def test_clear_cache_keeps_foreign_files(
         assert main(["clear-cache"]) == 0
         assert capsys.readouterr().out == f"removed {count} compiled unit(s) from {cache}\n"
     assert (cache / "notes.txt").read_text() == "mine"
+
+
+def test_ctrl_c_ends_with_a_word_and_the_shells_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_info, "format_info", interrupt)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("command", ["info", "inspect"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(command: str, tmp_path: Path) -> None:
+    # Enough for a buffer, so that the pipe breaks while the command prints; "info" is flushed at its end.
+    path = tmp_path / "many.safetensors"
+    save(path, {f"tensor {i}": np.ones(1) for i in range(1000)})
+    arguments = [command, str(path)] if command == "inspect" else [command]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody_reads:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cupy_w4a16", *arguments],
+            stdout=nobody_reads, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 def test_module_runs_as_a_program() -> None:

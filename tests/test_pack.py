@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,14 @@ def test_unpack_refuses_sizes_of_another_number_of_blocks(k: int, n: int) -> Non
     with pytest.raises(ValueError) as caught:
         unpack(pack(random_codes(128, 64)), k, n)
     assert "(1, 1, 1024)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("k", 100.9), ("n", 64.0), ("k", "128"), ("n", None), ("k", True)]
+)
+def test_unpack_refuses_sizes_that_are_no_integers(name: str, size: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} is {size!r}: it must be an integer"):
+        unpack(pack(random_codes(128, 64)), **{"k": 128, "n": 64, name: size})
 
 
 def test_unpack_refuses_another_dtype() -> None:

@@ -107,6 +107,18 @@ def test_columns_that_cannot_be_cut_so(message: str, changed: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
+    ("fused", "message"),
+    [
+        (192, "fused is 192: pass widths that sum up to n, 200"),
+        ((128.0, 72), r"fused\[0\] is 128.0: it must be an integer"),
+    ],
+)
+def test_widths_are_integers(fused: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        column_shard(whole_numbers()[1], 0, 2, fused=fused)
+
+
+@pytest.mark.parametrize(
     ("message", "options", "changed"),
     [
         ("640 rows can't be cut into 6 parts: a packed block holds 128 rows", {}, {"size": 6}),

@@ -133,8 +133,16 @@ def test_nan_and_infinity_are_refused_by_column(bad: float, symmetric: bool) -> 
 
 
 def test_float64_beyond_float32_is_refused() -> None:
-    with pytest.raises(ValueError):
-        quantize(np.array([[1e39], [1.0]]))
+    w = np.ones((40, 70))
+    w[3, 66:68] = -1e300, 1e39
+    with pytest.raises(ValueError) as caught:
+        quantize(w)
+    assert "w exceeds float32" in str(caught.value)
+    assert "in column 66 (the first of 2): scale w down" in str(caught.value)
+    w[3, 65] = np.inf  # is no finite number to scale, and refused as what it is
+    w[3, 66:] = 1
+    with pytest.raises(ValueError, match="w holds a NaN or an infinity in column 65"):
+        quantize(w)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -115,6 +115,27 @@ def test_overflow_is_infinite_without_a_warning(recwarn: pytest.WarningsRecorder
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
+@pytest.mark.parametrize("zero", [None, 7.5, 16, np.inf, np.nan])
+@pytest.mark.parametrize("scale", [np.inf, np.nan, "signalling", "largest"])
+def test_scales_that_make_no_finite_weights_give_no_warning(
+    scale: Any, zero: float | None, dtype: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    if scale == "largest":
+        scale = ml_dtypes.finfo(dtype).max
+    scales = np.full((2, 70), np.inf if scale == "signalling" else scale, dtype)
+    if scale == "signalling":
+        scales.view(np.uint16)[...] += 1  # the NaN that is next to infinity
+    zeros = None if zero is None else np.full((2, 70), zero, np.float32)
+    b_packed = pack(np.arange(64 * 70, dtype=np.uint8).reshape(64, 70) % 16)
+    w = dequantize(b_packed, scales, zeros, 32)
+    c = gemm_numpy(np.eye(64, dtype=dtype), b_packed, scales, zeros, 32, None, 1.0, None, np.dtype(dtype))
+    assert not np.isfinite(w.astype(np.float32)).all()
+    assert not np.isfinite(c.astype(np.float32)).all()
+    assert_gemm_close(c, np.eye(64, dtype=dtype), b_packed, scales, zeros, 32)
+    assert not recwarn.list
+
+
 def test_nan_of_one_row_stays_in_its_row() -> None:
     a, *weight = make_problem(3, 70, 100, 32)
     a[1, 99] = np.nan

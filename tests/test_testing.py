@@ -255,12 +255,53 @@ def test_integer_zeros_reach_both_ends() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [({"zeros": "int"}, ValueError), ({"dtype": "float32"}, TypeError), ({"group_size": 20}, ValueError)],
+    [
+        ({"zeros": "int"}, ValueError),
+        ({"dtype": "float32"}, TypeError),
+        ({"group_size": 20}, ValueError),
+        ({"m": -1}, ValueError),
+        ({"n": 2.0}, TypeError),
+        ({"k": "3"}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"xp": "numpy"}, TypeError),
+    ],
 )
 def test_bad_arguments_of_make_problem_are_named(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{next(iter(arguments))} is "):
+        make_problem(**{"m": 1, "n": 2, "k": 3} | arguments)
+
+
+HALF = np.float16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"c": None}, TypeError, "c is None: an array is needed"),
+        ({"a": None}, TypeError, "a is None: an array is needed"),
+        ({"c": [1.0]}, TypeError, "c is of type list"),
+        ({"c": np.zeros((2, 70))}, TypeError, "the dtype of c is dtype('float64'); allowed are float16"),
+        ({"a": np.zeros((2, 100))}, TypeError, "a is float64: allowed are float16 and bfloat16"),
+        ({"a": np.array(1, HALF)}, ValueError, "a is of shape (): it must be (k,)"),
+        ({"a": np.zeros((2, 300), HALF)}, ValueError, "has k = 300"),
+        # These would broadcast.
+        ({"bias": np.zeros(1, HALF)}, ValueError, "bias is of shape (1,): it must be (n,) = (70,)"),
+        ({"bias": np.zeros((2, 70), HALF)}, ValueError, "bias is of shape (2, 70)"),
+        ({"bias": np.zeros(70)}, TypeError, "bias is float64, but a is float16"),
+        ({"scales": np.ones((4, 70), BFLOAT16)}, TypeError, "scales is bfloat16, but a is float16"),
+        ({"alpha": "x"}, TypeError, "alpha is of type str"),
+        ({"alpha": 1e39}, ValueError, "alpha is 1e+39: it must fit float32"),
+        ({"activation": "swish"}, ValueError, "did you mean 'silu'?"),
+        ({"activation": 3}, TypeError, "activation is 3"),
+    ],
+)
+def test_bad_arguments_of_the_check_are_named_as_gemm_names_them(
+    arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    p = make_problem(2, 70, 100, 32)
     with pytest.raises(error) as caught:
-        make_problem(1, 2, 3, **arguments)
-    assert next(iter(arguments)) in str(caught.value)
+        assert_gemm_close(**{"c": round_to_nearest_of(p), **p._asdict()} | arguments)
+    assert said in str(caught.value)
 
 
 @pytest.mark.gpu

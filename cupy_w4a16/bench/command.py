@@ -11,6 +11,7 @@ from typing import Any
 from .. import _config_table
 from .._config import GemmConfig, GemmProblem
 from .._env import pdl_allowed
+from .._plot_file import check_plot
 from .._validity import invalid_reason
 from . import BenchError, HangError
 from .arguments import CHAIN_TOKENS, problems_of
@@ -43,9 +44,7 @@ def run_bench(chosen: argparse.Namespace) -> int:
 
     configs = _forced_configs(chosen, problems)
     if chosen.plot:
-        from .plot import require_matplotlib
-
-        require_matplotlib()
+        check_plot(chosen.plot, BenchError)
     machine.require_gpu("bench")
     others = chosen.host or chosen.chain or chosen.quantize  # not of one state
     _print_facts(machine.facts() | ({} if others else {"state": _plan(chosen).state}))

@@ -7,18 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._config import GemmProblem
+from .._plot_file import save_figure
 from . import BenchError
 from .report import Row
 
 COLUMNS = 4
-
-
-def require_matplotlib() -> None:
-    """Raise now, not after the measurement, where the picture can't be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise BenchError("--plot needs matplotlib: pip install matplotlib") from error
 
 
 def save_plot(rows: Sequence[Row], path: str, title: str) -> None:
@@ -39,10 +32,7 @@ def save_plot(rows: Sequence[Row], path: str, title: str) -> None:
     for panel in panels[len(shapes) :]:
         panel.set_axis_off()
     panels[0].legend(fontsize=8, frameon=False)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise BenchError(f"--plot {path}: {error}") from error
+    save_figure(figure, path, BenchError)
 
 
 def _draw(panel: Any, rows: Sequence[Row]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._scalars import as_path
 from ..formats._safetensors import MAX_HEADER_BYTES, without_duplicates
 
 _INDEX = ".safetensors.index.json"
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
 
 def find_files(path: str | os.PathLike[str]) -> Files:
     """The files behind a path: a file, an index, or a folder; nothing but an index is read."""
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         return _in_folder(path)
     if path.name.endswith(_INDEX):

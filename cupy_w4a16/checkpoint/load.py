@@ -1,4 +1,4 @@
-"""`load_checkpoint`: whatever kind of checkpoint a path holds, as `Linear`s and arrays, one at a time."""
+"""`load_checkpoint`: whatever kind of checkpoint a path holds, as weights and arrays, one at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .._arrays import check_library
-from .._quantize import QuantizedWeight
-from ..formats import PermutedWeight
 from ..formats._safetensors import Safetensors
-from ..linear import Linear
 from ..storage import FORMAT, Weights
 from .files import find_files, first_of
 from .gguf import GgufCheckpoint
@@ -48,28 +45,29 @@ def load_checkpoint(
     A layer is named as its module, "model.layers.0.mlp.up_proj", and has that module's bias, rounded to the
     dtype of the scales. Every other tensor is a plain array under its full name and as it is stored: an
     unquantised weight is (n, k). GGUF keeps embeddings in 4 bits: they come as the `Linear` from the hidden
-    size to the vocabulary.
+    size to the vocabulary. What `save` wrote comes back as it was saved, a `QuantizedWeight` too: it does not
+    keep k, so you make the Linear, `Linear(*weight, k=k)`.
 
     Args:
         path: a file, a folder, or an index. Headers and settings are read here, tensors in their turn.
         names: which to yield: a pattern such as "model.layers.0.*", or several; None: all. `*`, `?` and
-            `[...]` are wildcards.
+            `[...]` are wildcards; a whole name always is itself.
         xp: ``numpy`` or ``cupy``: where they go; cupy's current device. Packing happens there too.
         dequantize: of a GGUF file, give tensors of other quantised types (Q6_K, Q8_0, ...) as plain float32
             arrays (n, k); False: they are an error.
         progress: show a bar on stderr; None: where that is a terminal.
 
     Returns:
-        An iterable of pairs ``(name, Linear or array)``, anew for each loop: ``dict(checkpoint)`` reads all,
-        ``save(file, checkpoint)`` packs it for good, one layer in memory at a time. ``checkpoint.names`` has
-        the names, ``checkpoint.format`` what was recognised.
+        An iterable of pairs ``(name, Linear or array)`` (of a file that `save` wrote, what was saved), anew
+        for each loop: ``dict(checkpoint)`` reads all, ``save(file, checkpoint)`` packs it for good, one layer
+        in memory at a time. ``checkpoint.names`` has the names, ``checkpoint.format`` what was recognised.
 
     Raises:
         OSError: a file is missing (a shard, say) or can't be read.
         ValueError: a file is damaged, truncated or pickled (refused: a pickle runs code), the quantisation is
             not served, tensors of a layer are missing or don't fit together, names clash, or a pattern of
             ``names`` matches nothing; some only when the layer's turn comes. The message names the tensor.
-        TypeError: ``xp`` is no such module, or ``names`` no text.
+        TypeError: ``path`` names no file, ``xp`` is no such module, or ``names`` no text.
         ImportError: the package gguf is missing.
 
     Example:
@@ -98,7 +96,7 @@ def load_checkpoint(
 
 
 class Checkpoint(Iterable[tuple[str, Any]]):
-    """What `load_checkpoint` returns: pairs of names and `Linear`s or arrays, read as they are iterated over.
+    """What `load_checkpoint` returns: pairs of names and weights or arrays, read as they are iterated over.
 
     Attributes:
         names: of what a loop yields, in the order of the file.
@@ -141,10 +139,8 @@ class _Saved:
         self.names = list(self._weights)
 
     def read(self, name: str) -> Any:
-        value = self._weights[name]
-        if isinstance(value, PermutedWeight):
-            return Linear(*value.weight, perm=value.perm)
-        return Linear(*value) if isinstance(value, QuantizedWeight) else value
+        # No Linear of a QuantizedWeight: that doesn't keep k, and whole groups may be more than it.
+        return self._weights[name]
 
 
 def _chosen(found: list[str], wanted: str | Iterable[str] | None, path: str) -> list[str]:
@@ -156,7 +152,12 @@ def _chosen(found: list[str], wanted: str | Iterable[str] | None, path: str) -> 
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"names holds {pattern!r}: pass names or patterns such as 'model.layers.0.*'")
-        if not any(fnmatchcase(name, pattern) for name in found):
+        if not any(_matches(name, pattern) for name in found):
             some = first_of([repr(name) for name in found]) or "no names"
             raise ValueError(f"names: nothing in {path} matches {pattern!r}; there are {some}")
-    return [name for name in found if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in found if any(_matches(name, pattern) for pattern in patterns)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether it is this very name, brackets and all, or one that fits."""
+    return name == pattern or fnmatchcase(name, pattern)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._plot_file import save_figure
 from .encoder import LINEARS
 from .model_files import DemoError
 
@@ -13,16 +14,6 @@ if TYPE_CHECKING:
     from .measure import Comparison
 
 SHORTENED = 52  # characters of a sentence beside the first matrix
-
-
-def require_matplotlib() -> None:
-    """Raise now, not after the work is done, when the picture can't be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DemoError(
-            "--plot needs matplotlib, which the extra [demo] brings: pip install matplotlib"
-        ) from error
 
 
 def save_plot(result: Comparison, path: str, title: str) -> None:
@@ -34,10 +25,7 @@ def save_plot(result: Comparison, path: str, title: str) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     _draw_similarity(top, result)
     _draw_errors(bottom, result)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise DemoError(f"--plot {path}: {error}") from error
+    save_figure(figure, path, DemoError)
 
 
 def _draw_similarity(figure: Any, result: Comparison) -> None:

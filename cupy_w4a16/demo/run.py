@@ -14,6 +14,7 @@ from .. import __version__
 from .._cublas import require_cublas
 from .._device import check_hopper, current_device
 from .._errors import UnsupportedDeviceError
+from .._plot_file import check_plot
 from .model_files import DemoError, find_model, load_model
 
 
@@ -37,14 +38,14 @@ def run_demo(
     from .linears import Way
     from .measure import measure
     from .methods import compare_methods, format_methods, ways
-    from .plot import require_matplotlib, save_plot
+    from .plot import save_plot
     from .report import format_facts, format_report
     from .sentences import CALIBRATION, read_sentences
 
     if plot is not None:
         if compare:
             raise DemoError("--plot draws one method: leave out --compare, or --plot")
-        require_matplotlib()
+        check_plot(plot, DemoError)
     lines = read_sentences(sentences)
     loaded = load_model(find_model(model))
     xp, where = _choose_device(device)

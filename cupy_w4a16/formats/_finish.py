@@ -7,9 +7,10 @@ from typing import Any
 
 from .._check_quantized import wrong_dtype
 from .._dtypes import HALF_DTYPES
-from .._group_size import ALLOWED_SIZES, as_int, fitting_group_size, group_rows, is_group_size
+from .._group_size import ALLOWED_SIZES, fitting_group_size, group_rows, is_group_size
 from .._pack import pack
 from .._quantize import QuantizedWeight
+from .._scalars import as_int
 from ._nibbles import MIDDLE
 from ._permuted import PermutedWeight
 

@@ -20,16 +20,16 @@ _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MIN_PAIR_BYTES, _MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 4 + 8
 
 
-def check_gguf_header(path: str | os.PathLike[str]) -> None:
+def check_gguf_header(path: Path) -> None:
     """Raise ValueError unless the file has a GGUF header that ends inside of it."""
-    with Path(path).open("rb") as file:
-        _Walk(file, os.fspath(path)).header()
+    with path.open("rb") as file:
+        _Walk(file, path).header()
 
 
 class _Walk:
     """One pass over the header; what has no length of its own is skipped without being read."""
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path = file, path
         self.left = os.fstat(file.fileno()).st_size
 

@@ -10,6 +10,7 @@ import numpy as np
 from .._arrays import as_arrays
 from .._check_quantized import required
 from .._quantize import QuantizedWeight
+from .._scalars import as_ints
 from ._finish import check_scales, finished, group_size_of
 from ._nibbles import MIDDLE, PER_WORD, as_words, check_bits, codes_across, codes_down, seems
 from ._permuted import PermutedWeight, permutation
@@ -54,7 +55,8 @@ def from_compressed_tensors(
         `Linear(*weight, perm=perm)`.
 
     Raises:
-        TypeError: a tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.
+        TypeError: a tensor is of a dtype that is not served, `weight_shape` is not of integers, or NumPy and
+            GPU arrays are mixed.
         ValueError: shapes do not fit together, groups are of other or unequal sizes, bits are not 4; the
             message names the tensor.
 
@@ -103,7 +105,7 @@ def _shape(weight_shape: Any, packed: tuple[int, int]) -> tuple[int, int]:
     rows, words = packed
     if weight_shape is None:
         return rows, PER_WORD * words
-    sizes = [int(size) for size in weight_shape]
+    sizes = as_ints("weight_shape", weight_shape, "n and k, two integers")
     if len(sizes) != 2 or min(sizes) < 0:
         raise ValueError(f"weight_shape holds {sizes}: two sizes are needed, n and k")
     n, k = sizes

@@ -23,6 +23,7 @@ from .._arrays import as_arrays
 from .._dtypes import FLOAT16
 from .._pack import BLOCK_N, pack, packed_shape
 from .._quantize import STRIP_WEIGHTS, QuantizedWeight, column_strips
+from .._scalars import as_ints, as_path
 from ._gguf_header import check_gguf_header
 
 GROUP = 32  # weights of a block
@@ -60,7 +61,8 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
         converter reorders the columns of Llama's attn_q and attn_k for its rotary embedding; they stay so.
 
     Raises:
-        TypeError: ``tensor`` is no tensor or uint8 array, or bytes come without type or shape.
+        TypeError: ``tensor`` is no tensor or uint8 array, or bytes come without type or shape, or ``shape``
+            is not of integers.
         ValueError: the type is another, the shape is not ``(k, n)`` or does not fit the bytes, or a scale is
             infinite or NaN.
 
@@ -117,6 +119,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ImportError: the package ``gguf`` is missing.
+        TypeError: ``path`` names no file.
         OSError: the file can't be read.
         ValueError: it is no such file, is truncated, or names a tensor twice.
 
@@ -124,6 +127,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> tensors = open_gguf("model-q4_0.gguf")  # doctest: +SKIP
         >>> linear = Linear(*from_gguf(tensors["blk.0.ffn_up.weight"]))  # doctest: +SKIP
     """
+    path = as_path(path)
     try:
         import gguf
     except ImportError as error:
@@ -136,7 +140,7 @@ def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     except Exception as error:  # the reader looks at no bounds: a damaged file shows as any error
         raise ValueError(
-            f"{os.fspath(path)} is damaged, or of a kind that the package gguf does not know: {error}"
+            f"{path} is damaged, or of a kind that the package gguf does not know: {error}"
         ) from error
 
 
@@ -158,7 +162,7 @@ def _block_type(name: str, tensor_type: Any) -> _BlockType:
 def _sizes(name: str, shape: Any) -> tuple[int, int]:
     if shape is None:
         raise TypeError(f"shape is None: pass shape=(k, n) with the bytes of {name}")
-    sizes = tuple(int(size) for size in shape)
+    sizes = tuple(as_ints("shape", shape, "(k, n), two integers"))
     if len(sizes) != 2 or min(sizes) < 0:
         raise ValueError(
             f"{name} has shape {sizes}; weights are (k, n): of stacked experts (k, n, experts), pass the "

@@ -11,8 +11,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from .._device import checked_device
 from .._errors import W4A16Error
-from .._group_size import as_int
 from .shards import check_rank
 
 
@@ -133,12 +133,7 @@ def _gpu_of(rank: int, device: int | None, reads_local: bool) -> int:
     if device is None:
         has_local = reads_local and os.environ.get("LOCAL_RANK")
         return (_given("device", None, "LOCAL_RANK") if has_local else rank) % count
-    device = as_int("device", device)
-    if not 0 <= device < count:
-        raise ValueError(
-            f"device is {device}: this machine's GPUs go from 0 to {count - 1}; pass one of these"
-        )
-    return device
+    return checked_device(device, count)
 
 
 def _given(name: str, value: Any, variable: str) -> Any:

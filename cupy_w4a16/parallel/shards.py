@@ -10,8 +10,8 @@ import cupy
 import numpy as np
 
 from .._arrays import type_name
-from .._group_size import as_int
 from .._pack import BLOCK_N
+from .._scalars import as_int, as_ints
 from .._split import COLUMNS_BECAUSE, even_cuts, row_unit
 from ..linear import Linear
 
@@ -132,7 +132,7 @@ def _pieces(
     """For each fused layer, the columns `[start, stop)` of every rank."""
     unit = _checked_multiple(multiple_of, BLOCK_N, COLUMNS_BECAUSE)
     n = linear.out_features
-    widths = [n] if fused is None else [as_int("a width in fused", width) for width in fused]
+    widths = [n] if fused is None else as_ints("fused", fused, f"widths that sum up to n, {n}")
     if fused is not None and (sum(widths) != n or min(widths, default=0) < 1):
         raise ValueError(f"fused is {tuple(widths)}: it must be widths that sum up to n, {n}")
     pieces = []

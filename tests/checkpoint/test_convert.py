@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from helpers import checkpoints as made
 from helpers.checkpoints import layer, named, write_folder
 
-from cupy_w4a16 import Linear, load, load_checkpoint, save, storage
+from cupy_w4a16 import Linear, PermutedWeight, dequantize, load, load_checkpoint, quantize, save, storage
 from cupy_w4a16.__main__ import main
 
 UP = layer(96, 72, seed=1, act_order=True, bias=True)
@@ -55,6 +56,22 @@ def test_converted_checkpoint_loads_as_the_same_bits(
     assert (abs(load(dest)["up"](a) - expected) <= bound).all()
 
 
+@pytest.mark.parametrize("group_size", [-1, 64, 256])
+def test_bare_weight_gets_no_k_that_nobody_gave(group_size: int, tmp_path: Path, dest: Path) -> None:
+    # 100 rows: neither blocks of 128 nor groups of 64 or 256 are whole.
+    w = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float16)
+    weight = quantize(w, group_size)
+    values = {"up": weight, "permuted": PermutedWeight(weight, np.arange(100)[::-1].copy())}
+    source = tmp_path / "saved.safetensors"
+    save(source, values)
+    assert main(["convert", str(source), str(dest)]) == 0
+    assert dest.read_bytes() == source.read_bytes()
+    found = dict(load_checkpoint(dest))
+    np.testing.assert_array_equal(dequantize(*found["up"], k=100), dequantize(*weight, k=100))
+    permuted, perm = found["permuted"]
+    assert Linear(*permuted, perm=perm).in_features == 100
+
+
 def test_gguf_file_is_converted(tmp_path: Path, dest: Path) -> None:
     pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
     source = tmp_path / "model.gguf"
@@ -78,6 +95,54 @@ def test_existing_file_is_kept_without_force(
     assert dest.read_text() == "precious"
     assert main(["convert", str(folder), str(dest), "--force"]) == 0
     assert len(load(dest)) == 4
+
+
+@pytest.mark.parametrize("links", [os.symlink, os.link, None])
+def test_model_of_several_files_does_not_lose_one_of_them(
+    links: Any, folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = folder / "model-00002-of-00002.safetensors"
+    before = shard.read_bytes()
+    if links is None:
+        dest = shard
+    else:
+        links(shard, dest)
+    for source in (folder, folder / "model.safetensors.index.json"):
+        assert main(["convert", str(source), str(dest), "--force"]) == 2
+        assert f"{dest} is one of the 2 files of {source}" in capsys.readouterr().err
+    assert shard.read_bytes() == before
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_single_file_may_be_replaced_by_what_it_packs_to(as_folder: bool, tmp_path: Path, dest: Path) -> None:
+    folder = write_folder(tmp_path / "model", named({"up": made.gptq(UP)}, PLAIN), made.GPTQ, shards=1)
+    file = folder / "model.safetensors"
+    source = folder if as_folder else file
+    assert main(["convert", str(source), str(dest)]) == 0
+    assert main(["convert", str(source), str(file), "--force"]) == 0
+    assert file.read_bytes() == dest.read_bytes()
+    assert len(dict(load_checkpoint(source))) == 3
+
+
+def test_link_to_an_existing_file_needs_force(
+    folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = dest.with_name("precious")
+    precious.write_text("precious")
+    dest.symlink_to(precious)
+    assert main(["convert", str(folder), str(dest)]) == 2
+    assert capsys.readouterr().err == f"error: {dest} exists: pass --force to replace it\n"
+    assert precious.read_text() == "precious"
+    assert main(["convert", str(folder), str(dest), "--force"]) == 0
+    assert dest.is_symlink()
+    assert len(load(precious)) == 4
+
+
+def test_pipe_is_not_replaced_by_force(folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(dest)
+    assert main(["convert", str(folder), str(dest), "--force"]) == 2
+    assert "it is no regular file" in capsys.readouterr().err
+    assert dest.is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -114,8 +179,7 @@ def test_interrupt_leaves_no_file(folder: Path, dest: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage.SafetensorsWriter, "finish", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        main(["convert", str(folder), str(dest)])
+    assert main(["convert", str(folder), str(dest)]) == 130
     assert list(dest.parent.iterdir()) == [folder]
 
 

@@ -55,6 +55,18 @@ def test_pattern_that_matches_nothing_is_named(
         load_checkpoint(folder, names=names)
 
 
+def test_name_with_brackets_is_itself(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(path, {name: np.ones(1) for name in ("experts[0].up", "experts[1].up", "experts0.up", "a*")})
+    for name in load_checkpoint(path).names:
+        assert name in load_checkpoint(path, names=name).names
+    assert load_checkpoint(path, names=["experts[[]*", "a*"]).names == [
+        "experts[0].up",
+        "experts[1].up",
+        "a*",
+    ]
+
+
 def test_index_alone_is_a_path_too(folder: Path) -> None:
     assert_loaded(load_checkpoint(folder / "model.safetensors.index.json"), KINDS["gptq"][1])
 
@@ -78,6 +90,12 @@ def test_bar_is_shown_where_it_is_wanted(
     list(load_checkpoint(folder, progress=progress))
     assert ("5/5" in stream.getvalue()) is shown
     assert bool(stream.getvalue()) is shown
+
+
+@pytest.mark.parametrize("path", [None, b"model.safetensors", 3])
+def test_path_that_names_no_file_is_named(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        load_checkpoint(path)
 
 
 def test_library_that_is_none_is_refused(folder: Path) -> None:

@@ -13,7 +13,15 @@ from helpers import checkpoints as made
 from helpers.checkpoint_kinds import KINDS, PLAIN, assert_layer, assert_loaded, tensors
 from helpers.checkpoints import BFLOAT16, Layer, layer, named, write_folder
 
-from cupy_w4a16 import Linear, PermutedWeight, dequantize, load_checkpoint, quantize, save
+from cupy_w4a16 import (
+    Linear,
+    PermutedWeight,
+    QuantizedWeight,
+    dequantize,
+    load_checkpoint,
+    quantize,
+    save,
+)
 from cupy_w4a16.testing import assert_gemm_close
 
 
@@ -162,14 +170,14 @@ def test_other_types_of_gguf_are_refused_or_dequantised(tmp_path: Path) -> None:
     assert_layer(found["up"], up)
 
 
-def test_own_file_comes_back_as_linears(tmp_path: Path) -> None:
+def test_own_file_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     weight = quantize(np.random.default_rng(0).standard_normal((64, 32)).astype(np.float16), 32)
     linear = Linear(*weight, k=64, bias=np.ones(32, np.float16), activation="gelu")
     permuted = PermutedWeight(weight, np.arange(64)[::-1].copy())
     save(path, {"a": weight, "b": permuted, "c": linear, "d": np.ones(3)})
     found = dict(load_checkpoint(path))
-    assert [type(value) for value in found.values()] == [Linear] * 3 + [np.ndarray]
+    assert [type(value) for value in found.values()] == [QuantizedWeight, PermutedWeight, Linear, np.ndarray]
     assert found["b"].perm.tolist() == list(range(63, -1, -1))
     assert repr(found["c"]) == repr(linear)
     np.testing.assert_array_equal(found["a"].b_packed, weight.b_packed)

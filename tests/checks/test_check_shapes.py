@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_arrays import GROUP, ROWS, K, M, N, check, has, message_of
+from fake_arrays import GROUP, ROWS, K, M, N, check, has, message_of, numpy_array
+
+from cupy_w4a16 import pack
 
 
 def test_scalar_a(make):
@@ -127,6 +129,14 @@ def test_foreign_layout_is_recognised(make, shape, dtype, looks_like, todo):
     message = message_of(error, make, b_packed=make("b_packed", shape, dtype))
     has(message, f"b_packed is {np.dtype(dtype)} of shape {shape}", "(ceil(n / 64), ceil(k / 128), 1024)")
     has(message, looks_like, todo)
+
+
+def test_other_byte_order_is_told_what_keeps_the_codes():
+    ours = pack(np.random.default_rng(0).integers(0, 16, (K, N)))
+    foreign = ours.astype(ours.dtype.newbyteorder())
+    message = message_of(TypeError, numpy_array, b_packed=foreign)
+    has(message, "the byte order", "pass b_packed.astype(numpy.int32)")
+    np.testing.assert_array_equal(check(numpy_array, b_packed=foreign.astype(np.int32)).b_packed, ours)
 
 
 def test_foreign_layouts_of_one_shape_are_both_named(make):

@@ -60,8 +60,6 @@ def test_table_leaves_no_method_out(tiny_folder: Path, capsys: pytest.CaptureFix
         (["--group-size", "100"], "100"),
         (["--compare", "--group-size", "100"], "100"),
         (["--compare", "--plot", "{tmp}/picture.png"], "leave out --compare"),
-        (["--plot", "{tmp}/none/picture.png"], "--plot"),
-        (["--plot", "{tmp}/picture.xyz"], "xyz"),
     ],
 )
 def test_mistake_ends_with_a_sentence_and_status_2(
@@ -71,6 +69,27 @@ def test_mistake_ends_with_a_sentence_and_status_2(
     (tmp_path / "latin.txt").write_bytes("Grüße.\nNoch einer.\n".encode("latin-1"))
     assert main([*ON_CPU, str(tiny_folder), *(e.format(tmp=tmp_path) for e in extra)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("none/picture.png", "make the folder"),
+        ("picture.xyz", "matplotlib draws no .xyz"),
+        ("folder.png", "it is a folder"),
+    ],
+)
+def test_picture_that_cannot_be_written_is_said_before_the_work(
+    place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
+    # The model is the first thing that the demo opens, and it is not there.
+    for command in ([*ON_CPU, str(tmp_path / "none")], ["bench"]):
+        assert main([*command, "--plot", str(tmp_path / place)]) == 2
+        error = capsys.readouterr().err
+        assert f"--plot {tmp_path / place}: " in error
+        assert said in error
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "safetensors.numpy", "tokenizers"])

@@ -167,6 +167,8 @@ def test_what_the_gguf_package_packs_and_dequantizes_is_the_same(kind: str) -> N
         ((np.zeros(18, np.uint8), "Q4_0", (1, 32)), ValueError, "no multiple of 32"),
         ((np.zeros(18, np.uint8), "Q4_0", (32, 1, 1)), ValueError, "stacked experts"),
         ((np.full(18, 0x7C, np.uint8), "Q4_0", (32, 1)), ValueError, "infinite or NaN"),
+        ((np.zeros(18, np.uint8), "Q4_0", (32.7, 1)), TypeError, "shape[0] is 32.7: it must be an integer"),
+        ((np.zeros(18, np.uint8), "Q4_0", 5), TypeError, "shape is 5: pass (k, n), two integers"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], said: str) -> None:
@@ -237,6 +239,12 @@ def test_file_of_the_gguf_package_is_read(tmp_path: Path) -> None:
 def test_unquantised_tensor_is_refused_by_name(model: Path) -> None:
     with pytest.raises(ValueError, match="tensor 'norm' is of type F32"):
         from_gguf(open_gguf(model)["norm"])
+
+
+@pytest.mark.parametrize("path", [None, b"model.gguf", 3])
+def test_path_that_names_no_file_is_named(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        open_gguf(path)
 
 
 def test_missing_package_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,30 @@ def test_pickled_and_copied_it_is_the_same(again: Any) -> None:
     assert without(a, out=np.empty((M, N), np.float32)).dtype == np.float32  # dtype=None stays None
 
 
+def test_deep_copy_shares_no_array() -> None:
+    _, layer = made("uint8", perm=np.arange(K)[::-1].copy())
+    other = copy.deepcopy(layer)
+    for name in ("b_packed", "scales", "zeros", "bias", "perm"):
+        assert not np.shares_memory(getattr(other, name), getattr(layer, name)), name
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("x", TypeError, "device is 'x': it must be an integer"),
+        (0.0, TypeError, "device is 0.0"),
+        (2, ValueError, "device is 2: this machine's GPUs go from 0 to 1"),
+        (-1, ValueError, "device is -1"),
+    ],
+)
+def test_gpu_that_is_not_there_is_named(
+    device: Any, error: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
+    with pytest.raises(error, match=message):
+        made()[1].to_device(device)
+
+
 def test_pickled_part_goes_without_the_rest() -> None:
     _, layer = made()
     part = layer.split_columns([64])[0]

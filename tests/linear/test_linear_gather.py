@@ -69,6 +69,14 @@ def test_one_gather_then_one_product(
     assert driver.last.params["out"] == OUT
 
 
+@pytest.mark.parametrize(("k", "height"), [(1 << 27, 65535), (1 << 28, 65535), ((1 << 27) - 2048, 65535)])
+def test_grid_of_the_longest_rows_is_one_that_cuda_takes(
+    driver: FakeDriver, gathers: list[Any], k: int, height: int
+) -> None:
+    _gather.gathered(cupy, on_gpu((1, k), "f2", A), on_gpu((k,), "i4", PERM))
+    assert gathers[-1][0] == (1, height)
+
+
 def test_activations_of_any_strides_are_gathered_where_they_lie(
     driver: FakeDriver, gathers: list[Any]
 ) -> None:

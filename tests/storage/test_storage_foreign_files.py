@@ -75,7 +75,7 @@ def test_other_layout_version_is_refused(version: str | None, saved: Path) -> No
     if version is None:
         del header["__metadata__"]["packed_layout_version"]
     saved.write_bytes(file_of(header, body))
-    with pytest.raises(ValueError, match=f"packed layout version {version}, this package reads"):
+    with pytest.raises(ValueError, match=f"packed layout version {version!r}, this package reads"):
         load(saved)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.stored import N
+from helpers.stored import N, file_of, header_of
 
 from cupy_w4a16 import PACKED_LAYOUT_VERSION, save
 from cupy_w4a16.__main__ import main
@@ -37,6 +38,29 @@ def test_inspect_quotes_names_that_would_command_a_terminal(
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert r"'\x1b[2J'" in printed
+
+
+@pytest.mark.parametrize("option", ["k", "group_size"])
+def test_inspect_quotes_numbers_that_are_none(
+    option: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, body = header_of(saved.read_bytes())
+    described = json.loads(header["__metadata__"]["weights"])
+    described["down"][option] = "\x1b[2J"
+    header["__metadata__"]["weights"] = json.dumps(described)
+    saved.write_bytes(file_of(header, body))
+    assert main(["inspect", str(saved)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"\x1b[2J" in printed
+
+
+def test_inspect_quotes_a_version_that_is_none(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header, body = header_of(saved.read_bytes())
+    header["__metadata__"]["packed_layout_version"] = "\x1b[2J"
+    saved.write_bytes(file_of(header, body))
+    assert main(["inspect", str(saved)]) == 2
+    assert r"packed layout version '\x1b[2J'" in capsys.readouterr().err
 
 
 def test_inspect_of_a_missing_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,67 @@ def test_failed_write_keeps_the_old_file(saved: Path, monkeypatch: pytest.Monkey
         save(saved, {"x": np.ones(3)})
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What a full disk does, done by the system: writing past `size` bytes fails, and again when closing."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize(
+    ("count", "name_length", "most_bytes"),
+    [
+        (8, 1, 4110),  # fits the buffer, and fails when that is written
+        (1 << 20, 1, 4110),
+        (8, 10_000, 4500),  # the header needs more room, and the copy that has it fails
+    ],
+)
+def test_disk_that_fills_up_leaves_the_old_file_and_no_other(
+    count: int, name_length: int, most_bytes: int, saved: Path
+) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(OSError) as raised, files_of_at_most(most_bytes):
+        save(saved, {"n" * name_length: np.ones(count)})
+    assert str(saved) in str(raised.value)
+    assert "File too large" in str(raised.value)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "link-to-a-pipe"])
+def test_what_is_no_regular_file_is_not_replaced(kind: str, path: Path) -> None:
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    if kind == "pipe":
+        path = pipe
+    else:
+        path.symlink_to({"loop": path, "link-to-a-pipe": pipe}[kind])
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(FileExistsError, match=f"{path} can't be written: it is no regular file"):
+        save(path, {"x": np.ones(3)})
+    assert sorted(path.parent.iterdir()) == before
+    assert pipe.is_fifo()
+    assert path.is_symlink() == (kind != "pipe")
+
+
+@pytest.mark.parametrize("name", [None, b"model.safetensors", 5, ["model.safetensors"]])
+def test_path_that_names_no_file_is_named(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        save(name, {"x": np.ones(3)})
+    with pytest.raises(TypeError, match=r"path is .*: pass the name of a file"):
+        load(name)
+
+
+def test_null_character_in_a_path_is_named(path: Path) -> None:
+    for use in (load, lambda name: save(name, {})):
+        with pytest.raises(ValueError, match=r"path is .*null character"):
+            use(f"{path}\0")
 
 
 def test_full_disk_while_the_header_finds_room_leaves_no_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,37 @@ def test_header_that_finds_no_room_gets_it(path: Path, monkeypatch: pytest.Monke
     assert list(path.parent.iterdir()) == [path]
     found = load(path)
     assert all(same(found[name], value) for name, value in values.items())
+
+
+def test_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    target, link = far / "model.safetensors", tmp_path / "link.safetensors"
+    link.symlink_to(Path("far") / target.name)
+    for i in range(2):  # the target is missing first, then there
+        save(link, {"x": np.full(3, i)})
+        assert link.is_symlink()
+        assert list(load(target)["x"]) == [i] * 3
+    assert sorted(tmp_path.iterdir()) == [far, link]
+    assert list(far.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_rights_are_what_the_umask_leaves(mask: int, path: Path) -> None:
+    old = os.umask(mask)
+    try:
+        save(path, {"x": np.ones(3)})
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "漢", "😀"])
+def test_name_may_be_as_long_as_the_file_system_allows(letter: str, tmp_path: Path) -> None:
+    path = tmp_path / (letter * (240 // len(letter.encode())) + ".safetensors")
+    assert len(path.name.encode()) == 252
+    save(path, {"x": np.ones(3)})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.gpu
