@@ -197,8 +197,10 @@ __device__ __forceinline__ void gemm(const Params& params) {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     consume<Config>(params, smem, warpgroup);
   }
-  if constexpr (kSharers<Config> > 1) {  // peers may still arrive at this CTA's barriers
-    cute::cluster_arrive_relaxed();
+  if constexpr (kSharers<Config> > 1) {
+    // Peers may still arrive at this CTA's barriers, to release the last stages: it stays until they have. A
+    // relaxed arrival here would not be ordered after those; a releasing one is.
+    cute::cluster_arrive();
     cute::cluster_wait();
   }
 }
