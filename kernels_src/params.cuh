@@ -186,8 +186,9 @@ __device__ __forceinline__ int first_group_row(const Params& params, int k_block
                                       : int((int64_t(k_block) * kBlockK) >> params.group_shift);
 }
 
-// The same for each of its groups. Groups past the end belong to padding, whose activations are zero: any finite
-// scale serves, and the last row's is one the user vouched for.
+// The same for each of its groups. Groups past the end belong to padding, where activations are 0 and codes 8:
+// the last row's scales serve. Where scales multiply weights, (8 - zero) * scale must be finite in the dtype, as it
+// always is with zeros from 0 to 16 and, in float16, magnitudes of scales up to 65504 / 8.
 template <class Config>
 __device__ __forceinline__ int group_row(const Params& params, int k_block, int group) {
   return min(first_group_row<Config>(params, k_block) + group, params.num_groups - 1);
