@@ -172,8 +172,11 @@ __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2),
                 "a pair of CTAs shares it");
+  static_assert(!Config::kPingpong || kSplits<Config> == 1, "one warpgroup would never have a tile");
   static_assert(Config::kStages >= 2 * Config::kSplitWarpgroups,
                 "a warpgroup would wait for the stage it holds");
+  static_assert(Config::kStages % Config::kSplitWarpgroups == 0,
+                "a warpgroup must always meet the same stages");
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<SharedStorage<Config>*>(shared);
 
