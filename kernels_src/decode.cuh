@@ -345,7 +345,7 @@ struct Decode {
 template <class Config>
 __device__ __forceinline__ void decode(const Params& params) {
   static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_config.py counts otherwise");
+                "cupy_w4a16/_validity.py counts otherwise");
   extern __shared__ __align__(128) uint8_t shared[];
   Decode<Config>(params, *reinterpret_cast<DecodeStorage<Config>*>(shared)).run();
 }

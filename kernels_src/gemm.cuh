@@ -168,7 +168,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
 template <class Config>
 __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_config.py counts otherwise");
+                "cupy_w4a16/_validity.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2),
                 "a pair of CTAs shares it");

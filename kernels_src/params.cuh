@@ -173,7 +173,8 @@ struct SharedStorage {
   alignas(8) uint64_t reduced[kReceivers<Config>];
 };
 
-// Named barriers of the CTA; 0 is __syncthreads.
+// Named barriers of the CTA, by the numbers that CUTLASS's sync() and arrive() take: 0 to 7, to which they add the 8
+// that CUTLASS keeps for itself.
 enum class NamedBarrier : uint32_t {
   kFirstWarpgroup = 1,  // + warpgroup: the consumers of one warpgroup, around the staging of results
   kFirstTurn = 5,       // + warpgroup: pingpong's turn at the ring of stages
