@@ -37,7 +37,7 @@ __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool 
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
     Barrier::init(&smem.full[stage], aligned_groups ? 2 : 2 + 32);  // the producer's threads
-    Barrier::init(&smem.empty[stage], kReleaseLanes * kStageReaders<Config> * kWarpgroupWarps *
+    Barrier::init(&smem.empty[stage], kReleaseLanes * Config::kWarpgroupsN * kWarpgroupWarps *
                                           (Config::kClusterN + Config::kClusterM - 1));
   }
   if constexpr (kSplits<Config> > 1) {
@@ -119,8 +119,8 @@ template <class Config>
 __device__ __forceinline__ void consume(const Params& params, SharedStorage<Config>& smem, int warpgroup) {
   using Loop = Mainloop<Config>;
   TileScheduler<Config> scheduler(params);
-  // Written so that the compiler knows what is always 0.
-  const int along_n = Config::kPingpong ? 0 : warpgroup % Config::kWarpgroupsN;
+  const int along_n = warpgroup % Config::kWarpgroupsN;
+  // Written so that the compiler knows where it is always 0.
   const int along_k = Config::kSplitWarpgroups == 1 ? 0 : warpgroup / Config::kWarpgroupsN;
   const int contributor = scheduler.rank_k * Config::kSplitWarpgroups + along_k;
   const int k_blocks = scheduler.num_k_blocks(ceil_div(params.k, kBlockK));

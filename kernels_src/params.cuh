@@ -63,10 +63,6 @@ template <class Config>
 inline constexpr int kConsumerWarpgroups =
     Config::kPingpong ? 2 : Config::kWarpgroupsN * Config::kSplitWarpgroups;
 
-// Warpgroups that read one stage.
-template <class Config>
-inline constexpr int kStageReaders = Config::kPingpong ? 1 : Config::kWarpgroupsN;
-
 // With a tile of half a block more, a pair of CTAs (a cluster of two) takes 2 x kTileN columns: k of the block between
 // their tiles is split over both, and no other.
 template <class Config>
@@ -78,7 +74,7 @@ inline constexpr int kStageN = (Config::kTileN + kBlockN - 1) / kBlockN * kBlock
 
 // m64 blocks of weights that one consumer warpgroup multiplies; how many of them, the last ones, others add to.
 template <class Config>
-inline constexpr int kWarpgroupBlocks = kStageN<Config> / kBlockN / kStageReaders<Config>;
+inline constexpr int kWarpgroupBlocks = kStageN<Config> / kBlockN / Config::kWarpgroupsN;
 template <class Config>
 inline constexpr int kSplitBlocks = kSharesBlock<Config> ? 1 : kWarpgroupBlocks<Config>;
 
