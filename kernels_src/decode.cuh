@@ -62,8 +62,7 @@ struct Decode {
   using ZeroStorage = typename Zero::Storage;
   using Storage = DecodeStorage<Config>;
   static constexpr bool kFloatZeros = kIsFloatZero<Zero>;
-  using Dequantized =
-      typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from the codes
+  using CodeZero = typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from codes
   static constexpr int kTiles = Config::kTiles;
   static constexpr int kTokenTiles = Storage::kTokenTiles;
   static constexpr int kDepth = Config::kDepth;
@@ -212,12 +211,12 @@ struct Decode {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       if (i > 0) __syncwarp();  // or ptxas spills: it would load the activations of all groups first
-      GroupScale<Element, Dequantized> scales[kTiles];
+      GroupScale<Element, CodeZero> scales[kTiles];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         ZeroStorage zeros[2];
         if constexpr (kIsIntegerZero<Zero>) get_zeros(zeros, weights, tile, i);
-        scales[tile] = make_group_scale<Element, Dequantized>(of_group(weights.scales[tile], i), zeros);
+        scales[tile] = make_group_scale<Element, CodeZero>(of_group(weights.scales[tile], i), zeros);
       }
       Sums parts = {};
       float activation_sums[kTokenTiles][4] = {};
@@ -239,7 +238,7 @@ struct Decode {
 
   __device__ __forceinline__ void multiply_two_steps(Sums& parts, float (&activation_sums)[kTokenTiles][4],
                                                      const Weights& weights,
-                                                     const GroupScale<Element, Dequantized> (&scales)[kTiles],
+                                                     const GroupScale<Element, CodeZero> (&scales)[kTiles],
                                                      int slot, int step) const {
     // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8. Tokens past
     // kTileM are copies of others, whose sums nobody takes.
@@ -263,7 +262,7 @@ struct Decode {
         const int idx = (step + odd) % 4;
         const uint32_t word = idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w;
         uint32_t w[4];
-        dequantize<Element, Dequantized, false>(word, scales[tile], w);
+        dequantize<Element, CodeZero, false>(word, scales[tile], w);
         multiply_step(parts[tile], w, activations, odd);
       }
     }
