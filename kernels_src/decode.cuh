@@ -84,8 +84,8 @@ struct Decode {
   const Params& params;
   Storage& smem;
   const int warp, lane;
-  const int group,
-      quad;  // lane / 4: the pair of columns and the token of B; lane % 4: the pair of k, of tokens
+  const int octet;  // lane / 4, one of eight: the pair of columns
+  const int quad;   // lane % 4, one of four: the pair of tokens in each eight
   const int first_column, first_token;
 
   __device__ __forceinline__ Decode(const Params& params, Storage& smem)
@@ -93,7 +93,7 @@ struct Decode {
         smem(smem),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        group(lane / 4),
+        octet(lane / 4),
         quad(lane % 4),
         first_column(blockIdx.x % tiles_n(params) * kTiles * 16),
         first_token(blockIdx.x / tiles_n(params) * Config::kTileM) {}
@@ -149,7 +149,7 @@ struct Decode {
                              int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * 1024 + lane * 16;
       weights.codes[tile][0] = load_once(codes);
       weights.codes[tile][1] = load_once(codes + 512);
-      load_group(weights, tile, k_block, column + group * 2);
+      load_group(weights, tile, k_block, column + octet * 2);
     }
   }
 
@@ -315,7 +315,7 @@ struct Decode {
       for (int eight = 0; eight < kTokenTiles; ++eight) {
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][group * 2]) =
+          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][octet * 2]) =
               make_float2(sums[tile][eight][odd], sums[tile][eight][2 + odd]);
         }
       }

@@ -162,7 +162,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
     }
     if constexpr (Config::kPingpong) my_turn = !my_turn;
   }
-  epilogue.finish();
+  epilogue.drain_stores();
 }
 
 template <class Config>

@@ -72,16 +72,16 @@ struct Mainloop {
     add(accum, state, k_blocks, turn);
   }
 
-  // The same, where the pair's second half of k begins at `middle`. The last block of the warpgroup that `shares` one
+  // The same, where the pair's second half of k begins at `middle`. The last block of the warpgroup that `splits` one
   // is left out in the peer's half.
   __device__ __forceinline__ void run_sharing(Accum& accum, State& state, int k_blocks, int middle,
-                                              bool shares, int our_half) const {
+                                              bool splits, int our_half) const {
     const Mainloop<Config, kBlocks - 1> without_shared(smem, places);
     clear(accum);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       const int count = half == 0 ? middle : k_blocks - middle;
-      if (!shares || half == our_half) {
+      if (!splits || half == our_half) {
         add(accum, state, count, 0);
       } else {
         without_shared.add(accum, state, count, 0);
