@@ -1,10 +1,10 @@
-// From sums to the result: activation(alpha * sum + bias), rounded once.
+// A warpgroup's sums on their way to `out`, by one of two ways; finish.cuh makes results of them.
 //
-// Sums are the result's transpose: a thread holds units, two neighbouring columns of one token. Where a tile has many
-// tokens, a warp writes its units into a staging buffer of [token][128 bytes] with the 128-byte swizzle (no bank
-// conflicts: four tokens of eight words each cover all 32 banks), and one thread stores the buffer with TMA, which
-// clips at the edges of `out` (in units of 16 bytes). Where tokens are few, or `out` is not aligned for TMA, threads store their own units:
-// a warp's eight lanes of one token fill one 32-byte sector.
+// Sums are the result's transpose: a thread holds units, two neighbouring columns of one token. Where a tile has
+// many tokens, a warpgroup writes its units into a staging buffer of [token][128 bytes] with the 128-byte swizzle
+// (no bank conflicts: four tokens of eight words each cover all 32 banks), and one thread stores the buffer with
+// TMA, which clips at the edges of `out` (in units of 16 bytes). Where tokens are few, or `out` is not aligned for
+// TMA, threads store their own units: a warp's eight lanes of one token fill whole 32-byte sectors.
 #pragma once
 
 #include "cute/arch/copy_sm90_tma.hpp"

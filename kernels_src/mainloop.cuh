@@ -2,7 +2,8 @@
 //
 // A stage is eight steps of 16 k, taken in batches of one, two (many tokens) or four (few). While the tensor cores work
 // on batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
-// scales come from shared memory half a stage (64 k) ahead. With batches of one:
+// scales come from shared memory half a stage (64 k) ahead and at a time; with batches of four a whole stage at a
+// time, from the middle of the stage before. With batches of one:
 //
 //            step 0   1   2   3   4   5   6   7 | 0   1 ...
 //   wgmma         w0  w1  w2  w3  w4  w5  w6  w7| w0
