@@ -10,6 +10,23 @@
 //   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time
 //
 // The first instructions are the loads of weights; activations wait for the kernels before this one.
+//
+// A configuration is a struct of constants, which cupy_w4a16/_kernels.py writes. That of a CTA with 32 columns and two
+// warpgroups, for symmetric float16 weights:
+//
+//   struct Config {
+//     using Element = Half;                     // of activations, scales and bias: Half or Bfloat16
+//     using Zero = NoZeros;                     // or Uint8, Int32, Float, Element's
+//     using Out = Half;                         // of results: Element's or Float
+//     static constexpr int kGroupSize = 128;    // k of a group: 32, 64, or 128 for that and more
+//     static constexpr int kTileM = 8;          // tokens of a CTA: 2, 4, 8 or 16
+//     static constexpr int kCtasPerSm = 1;      // CTAs that an SM's registers and shared memory are cut for
+//     static constexpr Activation kActivation = Activation::kNone;  // finish.cuh has them
+//     static constexpr int kSmemBytes = 43008;  // bytes of DecodeStorage
+//     static constexpr int kTiles = 2;          // tiles of 16 columns (weights) of a CTA
+//     static constexpr int kWarps = 8;          // warps of a CTA; they split k
+//     static constexpr int kDepth = 2;          // blocks of 128 k that a warp has in flight
+//   };
 #pragma once
 
 #include "cute/arch/mma_sm80.hpp"

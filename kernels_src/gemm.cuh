@@ -18,8 +18,35 @@
 //   reduction  accum --st.async--> partials of the owner --> its share                 (reduced says: all arrived)
 //   epilogue   share --> results in smem --TMA--> gmem
 //
-// One stage is 128 k: one packed block of codes for every 64 columns. A configuration is a struct of the constants
-// that cupy_w4a16/_kernels.py writes out; params.cuh says what they become in shared memory.
+// One stage is 128 k: one packed block of codes for every 64 columns.
+//
+// A configuration is a struct of constants; cupy_w4a16/_kernels.py writes it, and params.cuh says what the constants
+// become in shared memory. That of GemmConfig(128, 128), for symmetric float16 weights:
+//
+//   struct Config {
+//     using Element = Half;                              // of activations, scales and bias: Half or Bfloat16
+//     using Zero = NoZeros;                              // or Uint8, Int32, Float, Element's, NoZerosNormalised
+//     using Out = Half;                                  // of results: Element's or Float
+//     static constexpr int kGroupSize = 128;             // k of a group: 32, 64, or 128 for that and more
+//     static constexpr int kTileM = 128;                 // tokens of a CTA's tile
+//     static constexpr int kCtasPerSm = 1;               // CTAs that an SM's registers and shared memory are cut for
+//     static constexpr Activation kActivation = Activation::kNone;  // finish.cuh has them
+//     static constexpr int kSmemBytes = 198656;          // bytes of SharedStorage
+//     static constexpr int kTileN = 128;                 // columns (weights) of a CTA's tile
+//     static constexpr int kClusterN = 1;                // CTAs that share activations by multicast
+//     static constexpr int kClusterM = 1;                // CTAs that share codes by multicast
+//     static constexpr int kStages = 4;                  // stages of 128 k in flight
+//     static constexpr bool kPingpong = false;           // consumer warpgroups take whole tiles in turns
+//     static constexpr int kWarpgroupsN = 2;             // warpgroups that share a tile's columns; pingpong: 1
+//     static constexpr int kSplitWarpgroups = 1;         // warpgroups of a CTA that split k
+//     static constexpr int kSplitCluster = 1;            // CTAs of a cluster that split k
+//     static constexpr bool kScaleAccumulators = false;  // scales multiply float32 sums, not weights
+//     static constexpr int kBatchSteps = 1;              // steps of 16 k between two waits: 1, 2 or 4
+//     static constexpr int kStoreTokens = 64;            // tokens of one staged store; 0: none is staged
+//     static constexpr int kStoreBuffers = 2;            // buffers that a warpgroup stages its stores in
+//     static constexpr int kConsumerRegisters = 232;     // registers of a thread that multiplies
+//     static constexpr int kProducerRegisters = 40;      // registers of a thread that loads
+//   };
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
