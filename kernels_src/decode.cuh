@@ -275,9 +275,7 @@ struct Decode {
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const uint4& words = weights.codes[tile][step / 4];
-        const int idx = (step + odd) % 4;
-        const uint32_t word = idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w;
+        const uint32_t word = word_of(weights.codes[tile][step / 4], (step + odd) % 4);
         uint32_t w[4];
         dequantize<Element, CodeZero, false>(word, scales[tile], w);
         multiply_step(parts[tile], w, activations, odd);

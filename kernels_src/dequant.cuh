@@ -104,6 +104,11 @@ __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<
   return Element::mul2(centred, kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale));
 }
 
+// A thread's word of one of the four k16 steps of 64 k.
+__device__ __forceinline__ uint32_t word_of(const uint4& words, int step) {
+  return step == 0 ? words.x : step == 1 ? words.y : step == 2 ? words.z : words.w;
+}
+
 // The A fragment of one k16 step.
 template <class Element, class Zero, bool kScaled>
 __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Element, Zero>& group,

@@ -119,7 +119,7 @@ struct Turns {
 // The tile's blocks to `out`: those that others add to last, when their sums have had time to arrive.
 template <class Config>
 __device__ __forceinline__ void store_blocks(Epilogue<Config>& epilogue, const Reduction<Config>& reduction,
-                                             const typename Mainloop<Config>::Accum& accum, const Tile& tile,
+                                             const Accum<Config>& accum, const Tile& tile,
                                              const Places<Config>& places, bool splits,
                                              const typename Epilogue<Config>::Columns& columns) {
   constexpr int kBlocks = kWarpgroupBlocks<Config>;
@@ -170,7 +170,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
       const Tile tile = scheduler.tile();
       typename Epilogue<Config>::Columns columns;
       epilogue.load_columns(columns, tile.n, places);
-      typename Loop::Accum accum;
+      Accum<Config> accum;
       turns.take();
       if constexpr (kSharesBlock<Config>) {
         mainloop.run_sharing(accum, state, k_blocks, scheduler.middle(k_blocks), splits, scheduler.rank_k);

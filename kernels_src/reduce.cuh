@@ -54,7 +54,6 @@ struct Reduction {
   static constexpr int kPushBytes = kWide ? 16 : 8;
   static constexpr int kPushes = kBlocks * kShare / (kWide ? 2 : 1);  // of one thread to one owner
 
-  using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
   using Share = Results<kShare>[kBlocks];
 
   Storage& smem;
@@ -62,7 +61,7 @@ struct Reduction {
   const int contributor;  // rank of the CTA along k x warpgroups along k + warpgroup along k
 
   // Gives the others their shares of `accum`.
-  __device__ __forceinline__ void push(const Accum& accum) const {
+  __device__ __forceinline__ void push(const Accum<Config>& accum) const {
     if constexpr (kRemote) cute::cluster_wait();  // the peers have started and set up their barriers
     const uint32_t partials = cute::cast_smem_ptr_to_uint(smem.partials[0]);
     const uint32_t reduced = cute::cast_smem_ptr_to_uint(&smem.reduced[0]);
@@ -108,7 +107,7 @@ struct Reduction {
   }
 
   // `accum` summed over all contributors, this one's share of the tokens.
-  __device__ __forceinline__ void receive(const Accum& accum, Share& share) const {
+  __device__ __forceinline__ void receive(const Accum<Config>& accum, Share& share) const {
     Barrier::wait(&smem.reduced[receiver], 0);
     add(accum, share);
   }
@@ -119,7 +118,7 @@ struct Reduction {
     return ((slot * kPushes + i) * kWarpgroupThreads + threadIdx.x % kWarpgroupThreads) * kPushBytes;
   }
 
-  __device__ __forceinline__ void add(const Accum& accum, Share& share) const {
+  __device__ __forceinline__ void add(const Accum<Config>& accum, Share& share) const {
     const uint8_t* partials = smem.partials[receiver];
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {

@@ -5,6 +5,7 @@
 
 #include "cute/arch/mma_sm90_gmma.hpp"
 #include "numeric.cuh"
+#include "params.cuh"
 
 namespace w4a16 {
 
@@ -36,6 +37,10 @@ template <int kTokens>
 struct Accumulators {
   float value[kTokens / 2];
 };
+
+// Accumulators of one warpgroup for all its blocks.
+template <class Config>
+using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
 
 template <class Element, int kTokens>
 struct Wgmma {
