@@ -35,7 +35,7 @@ def _align(size: int, alignment: int) -> int:
 
 
 def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
-    """Bytes of `SharedStorage` in kernels_src/params.cuh; the compiler checks that both count alike."""
+    """Bytes of `SharedStorage` in kernels_src/storage.cuh; the compiler checks that both count alike."""
     if config.family == "mma":
         return _mma_smem_bytes(config)
     groups = stage_groups(problem)

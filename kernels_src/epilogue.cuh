@@ -9,10 +9,8 @@
 
 #include "cute/arch/copy_sm90_tma.hpp"
 #include "finish.cuh"
-#include "params.cuh"
-#include "ptx.cuh"
-#include "reduce.cuh"
-#include "scheduler.cuh"
+#include "storage.cuh"
+#include "wgmma.cuh"
 
 namespace w4a16 {
 

@@ -20,8 +20,8 @@
 //
 // One stage is 128 k: one packed block of codes for every 64 columns.
 //
-// A configuration is a struct of constants; cupy_w4a16/_kernels.py writes it, and params.cuh says what the constants
-// become in shared memory. That of GemmConfig(128, 128), for symmetric float16 weights:
+// A configuration is a struct of constants; cupy_w4a16/_kernels.py writes it, shape.cuh says what follows from it, and
+// storage.cuh what it becomes in shared memory. That of GemmConfig(128, 128), for symmetric float16 weights:
 //
 //   struct Config {
 //     using Element = Half;                              // of activations, scales and bias: Half or Bfloat16
@@ -53,9 +53,10 @@
 #include "cutlass/arch/reg_reconfig.h"
 #include "epilogue.cuh"
 #include "mainloop.cuh"
-#include "params.cuh"
 #include "producer.cuh"
+#include "reduce.cuh"
 #include "scheduler.cuh"
+#include "storage.cuh"
 
 namespace w4a16 {
 

@@ -16,7 +16,7 @@
 #pragma once
 
 #include "dequant.cuh"
-#include "params.cuh"
+#include "storage.cuh"
 #include "wgmma.cuh"
 
 namespace w4a16 {

@@ -14,7 +14,7 @@
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
-#include "params.cuh"
+#include "shape.cuh"
 
 namespace w4a16 {
 
