@@ -38,7 +38,7 @@ class GemmConfig:
     - `cluster_n` CTAs share activations, `cluster_m` CTAs share weights, by multicast.
     - `stages` of `tile_k` are in flight; None: as many as shared memory holds, at most eight.
     - `schedule`: "cooperative", `warpgroups_n` warpgroups share a tile's columns (None: one for 64, three for
-      160 and 192, else two); "pingpong", two warpgroups take whole tiles in turns.
+      160 and 192, else two); "pingpong", two warpgroups take whole tiles in turns, and k is not split.
     - k is split over `split_k_warpgroups` of a CTA and over `split_k_cluster` CTAs of a cluster. With
       `tile_n` an odd multiple of 32, a cluster of two takes 2 x `tile_n` columns, and only k of the 64 in the
       middle is split.

@@ -60,6 +60,8 @@ def gemm(
     b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024)
         Codes from `quantize` or `pack`; a slice along the first two axes is fine.
     scales : array (ceil(k / group_size), n), dtype of `a`
+        For float16 of magnitudes up to 65504 / 8: codes that pad k to a multiple of 128 are 8, and
+        (8 - zero) * scale must be finite there too.
     zeros : array like `scales`: uint8, int8 or int32 from 0 to 16; float32 or dtype of `a`, to +-65504;
         None: all are 8
     group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`

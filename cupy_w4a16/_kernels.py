@@ -1,6 +1,7 @@
 """From a configuration to CUDA text: one include, one struct of constants a kernel, one instantiation.
 
-The only place that knows what `kernels_src/gemm.cuh` asks of a `Config`.
+The only place that knows what a `Config` of `kernels_src/gemm.cuh`, for the family "wgmma", and of
+`kernels_src/decode.cuh`, for "mma", is made of; both say so in the comments at their tops.
 """
 
 from __future__ import annotations

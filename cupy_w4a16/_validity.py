@@ -36,7 +36,7 @@ def _align(size: int, alignment: int) -> int:
 
 
 def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
-    """Bytes of `SharedStorage` in kernels_src/params.cuh; the compiler checks that both count alike."""
+    """Bytes of `SharedStorage` in kernels_src/storage.cuh; the compiler checks that both count alike."""
     if config.family == "mma":
         return _mma_smem_bytes(config)
     groups = stage_groups(problem)
@@ -86,7 +86,8 @@ def resolved_stages(config: GemmConfig, problem: GemmProblem) -> int:
     stages = STAGES_MAX
     while stages > STAGES_MIN and smem_bytes(config, problem, stages) > smem_limit(config):
         stages -= 1
-    # Warpgroups that take stages in turns must always meet the same ones: see Turns in kernels_src/gemm.cuh.
+    # A warpgroup that takes every second stage must meet the same ones in every round: full barriers tell
+    # rounds apart by parity alone.
     return stages // config.split_k_warpgroups * config.split_k_warpgroups
 
 
@@ -170,20 +171,22 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
 
 def _shape_reason(config: GemmConfig) -> str | None:
     """Fields that do not go together."""
-    if config.schedule == "pingpong":
-        if config.warpgroups_n is not None or config.split_k_warpgroups > 1:
-            return (
-                "pingpong's warpgroups take whole tiles: warpgroups_n must be None and split_k_warpgroups 1"
-            )
-    elif config.stage_n % (config.stage_readers * BLOCK_N):
-        readers, columns = config.stage_readers, config.stage_n
-        return f"{readers} warpgroups can't share a stage's {columns} columns in blocks of 64"
     shared = config.split_k_cluster, config.splits, config.schedule
     if config.shares_block and shared != (2, 2, "cooperative"):
         return (
             f"tile_n is {config.tile_n}, where two CTAs share a block: split_k_cluster must be 2, "
             "split_k_warpgroups 1 and schedule 'cooperative'"
         )
+    if config.schedule == "pingpong":
+        # With k split a CTA has one tile, and its second warpgroup would have none.
+        if config.warpgroups_n is not None or config.splits > 1:
+            return (
+                "pingpong's warpgroups take whole tiles in turns: warpgroups_n must be None, "
+                "split_k_warpgroups 1 and split_k_cluster 1"
+            )
+    elif config.stage_n % (config.stage_readers * BLOCK_N):
+        readers, columns = config.stage_readers, config.stage_n
+        return f"{readers} warpgroups can't share a stage's {columns} columns in blocks of 64"
     if config.consumer_warpgroups > 4:
         return f"{config.consumer_warpgroups} consumer warpgroups would get too few registers; at most 4"
     if config.splits > 1 and config.cluster_n * config.cluster_m > 1:

@@ -10,6 +10,23 @@
 //   reduction   one __syncthreads; sums are added in the order of warps, so the bits are the same every time
 //
 // The first instructions are the loads of weights; activations wait for the kernels before this one.
+//
+// A configuration is a struct of constants, which cupy_w4a16/_kernels.py writes. That of a CTA with 32 columns and two
+// warpgroups, for symmetric float16 weights:
+//
+//   struct Config {
+//     using Element = Half;                     // of activations, scales and bias: Half or Bfloat16
+//     using Zero = NoZeros;                     // or Uint8, Int32, Float, Element's
+//     using Out = Half;                         // of results: Element's or Float
+//     static constexpr int kGroupSize = 128;    // k of a group: 32, 64, or 128 for that and more
+//     static constexpr int kTileM = 8;          // tokens of a CTA: 2, 4, 8 or 16
+//     static constexpr int kCtasPerSm = 1;      // CTAs that an SM's registers and shared memory are cut for
+//     static constexpr Activation kActivation = Activation::kNone;  // finish.cuh has them
+//     static constexpr int kSmemBytes = 43008;  // bytes of DecodeStorage
+//     static constexpr int kTiles = 2;          // tiles of 16 columns (weights) of a CTA
+//     static constexpr int kWarps = 8;          // warps of a CTA; they split k
+//     static constexpr int kDepth = 2;          // blocks of 128 k that a warp has in flight
+//   };
 #pragma once
 
 #include "cute/arch/mma_sm80.hpp"
@@ -62,8 +79,7 @@ struct Decode {
   using ZeroStorage = typename Zero::Storage;
   using Storage = DecodeStorage<Config>;
   static constexpr bool kFloatZeros = kIsFloatZero<Zero>;
-  using Dequantized =
-      typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from the codes
+  using CodeZero = typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from codes
   static constexpr int kTiles = Config::kTiles;
   static constexpr int kTokenTiles = Storage::kTokenTiles;
   static constexpr int kDepth = Config::kDepth;
@@ -85,8 +101,8 @@ struct Decode {
   const Params& params;
   Storage& smem;
   const int warp, lane;
-  const int group,
-      quad;  // lane / 4: the pair of columns and the token of B; lane % 4: the pair of k, of tokens
+  const int octet;  // lane / 4, one of eight: the pair of columns
+  const int quad;   // lane % 4, one of four: the pair of tokens in each eight
   const int first_column, first_token;
 
   __device__ __forceinline__ Decode(const Params& params, Storage& smem)
@@ -94,7 +110,7 @@ struct Decode {
         smem(smem),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        group(lane / 4),
+        octet(lane / 4),
         quad(lane % 4),
         first_column(blockIdx.x % tiles_n(params) * kTiles * 16),
         first_token(blockIdx.x / tiles_n(params) * Config::kTileM) {}
@@ -150,7 +166,7 @@ struct Decode {
                              int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * 1024 + lane * 16;
       weights.codes[tile][0] = load_once(codes);
       weights.codes[tile][1] = load_once(codes + 512);
-      load_group(weights, tile, k_block, column + group * 2);
+      load_group(weights, tile, k_block, column + octet * 2);
     }
   }
 
@@ -212,12 +228,12 @@ struct Decode {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       if (i > 0) __syncwarp();  // or ptxas spills: it would load the activations of all groups first
-      GroupScale<Element, Dequantized> scales[kTiles];
+      GroupScale<Element, CodeZero> scales[kTiles];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         ZeroStorage zeros[2];
         if constexpr (kIsIntegerZero<Zero>) get_zeros(zeros, weights, tile, i);
-        scales[tile] = make_group_scale<Element, Dequantized>(of_group(weights.scales[tile], i), zeros);
+        scales[tile] = make_group_scale<Element, CodeZero>(of_group(weights.scales[tile], i), zeros);
       }
       Sums parts = {};
       float activation_sums[kTokenTiles][4] = {};
@@ -239,7 +255,7 @@ struct Decode {
 
   __device__ __forceinline__ void multiply_two_steps(Sums& parts, float (&activation_sums)[kTokenTiles][4],
                                                      const Weights& weights,
-                                                     const GroupScale<Element, Dequantized> (&scales)[kTiles],
+                                                     const GroupScale<Element, CodeZero> (&scales)[kTiles],
                                                      int slot, int step) const {
     // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8. Tokens past
     // kTileM are copies of others, whose sums nobody takes.
@@ -259,11 +275,9 @@ struct Decode {
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const uint4& words = weights.codes[tile][step / 4];
-        const int idx = (step + odd) % 4;
-        const uint32_t word = idx == 0 ? words.x : idx == 1 ? words.y : idx == 2 ? words.z : words.w;
+        const uint32_t word = word_of(weights.codes[tile][step / 4], (step + odd) % 4);
         uint32_t w[4];
-        dequantize<Element, Dequantized, false>(word, scales[tile], w);
+        dequantize<Element, CodeZero, false>(word, scales[tile], w);
         multiply_step(parts[tile], w, activations, odd);
       }
     }
@@ -316,7 +330,7 @@ struct Decode {
       for (int eight = 0; eight < kTokenTiles; ++eight) {
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][group * 2]) =
+          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][octet * 2]) =
               make_float2(sums[tile][eight][odd], sums[tile][eight][2 + odd]);
         }
       }
@@ -345,7 +359,7 @@ struct Decode {
 template <class Config>
 __device__ __forceinline__ void decode(const Params& params) {
   static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_config.py counts otherwise");
+                "cupy_w4a16/_validity.py counts otherwise");
   extern __shared__ __align__(128) uint8_t shared[];
   Decode<Config>(params, *reinterpret_cast<DecodeStorage<Config>*>(shared)).run();
 }

@@ -22,9 +22,10 @@ namespace w4a16 {
 // What turns the codes of one group and two neighbouring columns (2g, 2g + 1) into weights.
 template <class Element, class Zero>
 struct GroupScale {
-  uint32_t scale;          // a pair: column 2g in the low half
-  uint32_t minus_zero[2];  // pairs of addends, one per column, or [0] has both: see make_group_scale()
-  uint32_t zero_low[2];    // float zeros wider than Element: what their rounding left over
+  uint32_t scale;         // a pair: column 2g in the low half
+  uint32_t addend[2];     // what the fma adds, a pair per column; normalised: -8 x the scales, both in [0]
+  uint32_t zero_high[2];  // float zeros, subtracted after the fma: a pair per column, rounded to Element
+  uint32_t zero_low[2];   // where they are wider than Element: what the rounding left over
 };
 
 namespace detail {
@@ -61,23 +62,23 @@ __device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(uint32_t s
   GroupScale<Element, Zero> group;
   group.scale = scales;
   if constexpr (kSame<Zero, NoZerosNormalised>) {
-    group.minus_zero[0] = Element::mul2(scales, detail::kHalfMinusEight);
+    group.addend[0] = Element::mul2(scales, detail::kHalfMinusEight);
   } else if constexpr (kSame<Zero, ZerosLater>) {
-    group.minus_zero[0] = detail::minus_base_and<Element, 0>(0);
-    group.minus_zero[1] = detail::minus_base_and<Element, 1>(0);
+    group.addend[0] = detail::minus_base_and<Element, 0>(0);
+    group.addend[1] = detail::minus_base_and<Element, 1>(0);
   } else if constexpr (kSame<Zero, NoZeros>) {
-    group.minus_zero[0] = detail::minus_base_and<Element, 0>(8);
-    group.minus_zero[1] = detail::minus_base_and<Element, 1>(8);
+    group.addend[0] = detail::minus_base_and<Element, 0>(8);
+    group.addend[1] = detail::minus_base_and<Element, 1>(8);
   } else if constexpr (kIsIntegerZero<Zero>) {
-    group.minus_zero[0] = detail::minus_base_and<Element, 0>(zeros[0]);
-    group.minus_zero[1] = detail::minus_base_and<Element, 1>(zeros[1]);
+    group.addend[0] = detail::minus_base_and<Element, 0>(zeros[0]);
+    group.addend[1] = detail::minus_base_and<Element, 1>(zeros[1]);
   } else {
     // Float zeros: high part and rest in the element type, subtracted one after the other from the exact code.
 #pragma unroll
     for (int column = 0; column < 2; ++column) {
       float zero = Zero::to_float(zeros[column]);
-      group.minus_zero[column] = Element::pack(zero, zero);
-      float rest = zero - Element::to_float(uint16_t(group.minus_zero[column]));
+      group.zero_high[column] = Element::pack(zero, zero);
+      float rest = zero - Element::to_float(uint16_t(group.zero_high[column]));
       group.zero_low[column] = Element::pack(rest, rest);
     }
   }
@@ -93,14 +94,19 @@ __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<
                                                 : detail::kHalfSixtyFourth;
   uint32_t centred;
   if constexpr (!kIsFloatZero<Zero>) {
-    centred = Element::fma2(magic, factor, group.minus_zero[kColumn]);
+    centred = Element::fma2(magic, factor, group.addend[kColumn]);
   } else {
     centred = Element::sub2(Element::fma2(magic, factor, detail::kMinusBase<Element, kColumn>),
-                            group.minus_zero[kColumn]);
+                            group.zero_high[kColumn]);
     if constexpr (!kSame<Zero, Element>) centred = Element::sub2(centred, group.zero_low[kColumn]);
   }
   if constexpr (!kScaled) return centred;
   return Element::mul2(centred, kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale));
+}
+
+// A thread's word of one of the four k16 steps of 64 k.
+__device__ __forceinline__ uint32_t word_of(const uint4& words, int step) {
+  return step == 0 ? words.x : step == 1 ? words.y : step == 2 ? words.z : words.w;
 }
 
 // The A fragment of one k16 step.
@@ -112,8 +118,8 @@ __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Eleme
   if constexpr (kSame<Zero, NoZerosNormalised>) {
     const uint32_t rotated = rotate_right(word, 8);
     const uint32_t left = broadcast_low(group.scale), right = broadcast_high(group.scale);
-    const uint32_t left_addend = broadcast_low(group.minus_zero[0]),
-                   right_addend = broadcast_high(group.minus_zero[0]);
+    const uint32_t left_addend = broadcast_low(group.addend[0]),
+                   right_addend = broadcast_high(group.addend[0]);
     fragment[0] = Element::fma2(word & kMaskLow, left, left_addend);
     fragment[1] = Element::fma2(word & kMaskHigh, right, right_addend);
     fragment[2] = Element::fma2(rotated & kMaskLow, left, left_addend);

@@ -1,18 +1,16 @@
-// From sums to the result: activation(alpha * sum + bias), rounded once.
+// A warpgroup's sums on their way to `out`, by one of two ways; finish.cuh makes results of them.
 //
-// Sums are the result's transpose: a thread holds units, two neighbouring columns of one token. Where a tile has many
-// tokens, a warp writes its units into a staging buffer of [token][128 bytes] with the 128-byte swizzle (no bank
-// conflicts: four tokens of eight words each cover all 32 banks), and one thread stores the buffer with TMA, which
-// clips at the edges of `out` (in units of 16 bytes). Where tokens are few, or `out` is not aligned for TMA, threads store their own units:
-// a warp's eight lanes of one token fill one 32-byte sector.
+// Sums are the result's transpose: a thread holds units, two neighbouring columns of one token. Where a tile has
+// many tokens, a warpgroup writes its units into a staging buffer of [token][128 bytes] with the 128-byte swizzle
+// (no bank conflicts: four tokens of eight words each cover all 32 banks), and one thread stores the buffer with
+// TMA, which clips at the edges of `out` (in units of 16 bytes). Where tokens are few, or `out` is not aligned for
+// TMA, threads store their own units: a warp's eight lanes of one token fill whole 32-byte sectors.
 #pragma once
 
 #include "cute/arch/copy_sm90_tma.hpp"
 #include "finish.cuh"
-#include "params.cuh"
-#include "ptx.cuh"
-#include "reduce.cuh"
-#include "scheduler.cuh"
+#include "storage.cuh"
+#include "wgmma.cuh"
 
 namespace w4a16 {
 
@@ -27,8 +25,8 @@ struct Epilogue {
   Storage& smem;
   const int warpgroup;
   const int warp;       // in the warpgroup
-  const int group;      // lane / 4: the pair of columns in the warp's sixteen
-  const int quad;       // lane % 4: the pair of tokens in each eight
+  const int octet;      // lane / 4, one of eight: the pair of columns in the warp's sixteen
+  const int quad;       // lane % 4, one of four: the pair of tokens in each eight
   uint32_t stores = 0;  // staging buffers filled so far
 
   __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup)
@@ -36,48 +34,48 @@ struct Epilogue {
         smem(smem),
         warpgroup(warpgroup),
         warp(threadIdx.x / 32 % kWarpgroupWarps),
-        group(threadIdx.x % 32 / 4),
+        octet(threadIdx.x % 32 / 4),
         quad(threadIdx.x % 4) {}
 
   // This thread's columns of every block.
   using Columns = ColumnPair<Config>[kBlocks];
 
-  // `stage_n` is the first column of the stage.
-  __device__ __forceinline__ void load_columns(Columns& columns, int stage_n,
+  // `first_column` is the stage's.
+  __device__ __forceinline__ void load_columns(Columns& columns, int first_column,
                                                const Places<Config>& places) const {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      columns[block] = ColumnPair<Config>::load(params, stage_n + places(block) * kBlockN + column());
+      columns[block] = ColumnPair<Config>::load(params, first_column + places(block) * kBlockN + column());
     }
   }
 
-  // A block's results, its columns from `block_n` on: of the tile's units, kCount from `first_unit` on.
+  // A block's results: its columns from `first_column` on; of the tile's units, kCount from `first_unit` on.
   template <int kCount>
-  __device__ __forceinline__ void run(const Results<kCount>& results, int block_n, int tile_m, int first_unit,
-                                      const ColumnPair<Config>& pair) {
-    if (block_n >= params.n) return;
-    const Finish<Config> finish(params, block_n + column(), pair);
+  __device__ __forceinline__ void run(const Results<kCount>& results, int first_column, int first_token,
+                                      int first_unit, const ColumnPair<Config>& pair) {
+    if (first_column >= params.n) return;
+    const Finish<Config> finish(params, first_column + column(), pair);
     if constexpr (kStaged<Config>) {
       if (params.out_aligned) {
 #pragma unroll
         for (int chunk = 0; chunk < kCount * 4 / Config::kStoreTokens; ++chunk) {
-          store_chunk(results, chunk, block_n, tile_m + first_unit * 4 + chunk * Config::kStoreTokens,
-                      finish);
+          store_chunk(results, chunk, first_column,
+                      first_token + first_unit * 4 + chunk * Config::kStoreTokens, finish);
         }
         return;
       }
     }
-    store_direct(results, tile_m, first_unit, finish);
+    store_direct(results, first_token, first_unit, finish);
   }
 
   // The last stores must have read shared memory before the CTA gives it up.
-  __device__ __forceinline__ void finish() const {
+  __device__ __forceinline__ void drain_stores() const {
     if (kStaged<Config> && leader()) cute::tma_store_wait<0>();
   }
 
  private:
   // The left one of this thread's two columns in a block.
-  __device__ __forceinline__ int column() const { return warp * 16 + group * 2; }
+  __device__ __forceinline__ int column() const { return warp * 16 + octet * 2; }
 
   __device__ __forceinline__ bool leader() const { return threadIdx.x % kWarpgroupThreads == 0; }
 
@@ -86,7 +84,7 @@ struct Epilogue {
   }
 
   template <int kCount>
-  __device__ __forceinline__ void store_chunk(const Results<kCount>& results, int chunk, int block_n,
+  __device__ __forceinline__ void store_chunk(const Results<kCount>& results, int chunk, int first_column,
                                               int token, const Finish<Config>& finish) {
     if (token >= params.m) return;
     const uint32_t buffer = stores++ % Config::kStoreBuffers;
@@ -99,7 +97,8 @@ struct Epilogue {
     if (leader()) {
 #pragma unroll
       for (int slab = 0; slab < kBlockSlabs<Config>; ++slab) {
-        cute::SM90_TMA_STORE_2D::copy(&params.out_map, slabs[slab], block_n + slab * kSlabColumns, token);
+        cute::SM90_TMA_STORE_2D::copy(&params.out_map, slabs[slab], first_column + slab * kSlabColumns,
+                                      token);
       }
       cute::tma_store_arrive();
     }
@@ -121,12 +120,12 @@ struct Epilogue {
   }
 
   template <int kCount>
-  __device__ __forceinline__ void store_direct(const Results<kCount>& results, int tile_m, int first_unit,
-                                               const Finish<Config>& finish) const {
+  __device__ __forceinline__ void store_direct(const Results<kCount>& results, int first_token,
+                                               int first_unit, const Finish<Config>& finish) const {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int unit = first_unit + i;
-      const int token = tile_m + unit / 2 * 8 + quad * 2 + unit % 2;
+      const int token = first_token + unit / 2 * 8 + quad * 2 + unit % 2;
       if (token < params.m) finish.store(token, results.low[i], results.high[i]);
     }
   }

@@ -18,17 +18,45 @@
 //   reduction  accum --st.async--> partials of the owner --> its share                 (reduced says: all arrived)
 //   epilogue   share --> results in smem --TMA--> gmem
 //
-// One stage is 128 k: one packed block of codes for every 64 columns. A configuration is a struct of the constants
-// that cupy_w4a16/_kernels.py writes out; params.cuh says what they become in shared memory.
+// One stage is 128 k: one packed block of codes for every 64 columns.
+//
+// A configuration is a struct of constants; cupy_w4a16/_kernels.py writes it, shape.cuh says what follows from it, and
+// storage.cuh what it becomes in shared memory. That of GemmConfig(128, 128), for symmetric float16 weights:
+//
+//   struct Config {
+//     using Element = Half;                              // of activations, scales and bias: Half or Bfloat16
+//     using Zero = NoZeros;                              // or Uint8, Int32, Float, Element's, NoZerosNormalised
+//     using Out = Half;                                  // of results: Element's or Float
+//     static constexpr int kGroupSize = 128;             // k of a group: 32, 64, or 128 for that and more
+//     static constexpr int kTileM = 128;                 // tokens of a CTA's tile
+//     static constexpr int kCtasPerSm = 1;               // CTAs that an SM's registers and shared memory are cut for
+//     static constexpr Activation kActivation = Activation::kNone;  // finish.cuh has them
+//     static constexpr int kSmemBytes = 198656;          // bytes of SharedStorage
+//     static constexpr int kTileN = 128;                 // columns (weights) of a CTA's tile
+//     static constexpr int kClusterN = 1;                // CTAs that share activations by multicast
+//     static constexpr int kClusterM = 1;                // CTAs that share codes by multicast
+//     static constexpr int kStages = 4;                  // stages of 128 k in flight
+//     static constexpr bool kPingpong = false;           // consumer warpgroups take whole tiles in turns
+//     static constexpr int kWarpgroupsN = 2;             // warpgroups that share a tile's columns; pingpong: 1
+//     static constexpr int kSplitWarpgroups = 1;         // warpgroups of a CTA that split k
+//     static constexpr int kSplitCluster = 1;            // CTAs of a cluster that split k
+//     static constexpr bool kScaleAccumulators = false;  // scales multiply float32 sums, not weights
+//     static constexpr int kBatchSteps = 1;              // steps of 16 k between two waits: 1, 2 or 4
+//     static constexpr int kStoreTokens = 64;            // tokens of one staged store; 0: none is staged
+//     static constexpr int kStoreBuffers = 2;            // buffers that a warpgroup stages its stores in
+//     static constexpr int kConsumerRegisters = 232;     // registers of a thread that multiplies
+//     static constexpr int kProducerRegisters = 40;      // registers of a thread that loads
+//   };
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
 #include "cutlass/arch/reg_reconfig.h"
 #include "epilogue.cuh"
 #include "mainloop.cuh"
-#include "params.cuh"
 #include "producer.cuh"
+#include "reduce.cuh"
 #include "scheduler.cuh"
+#include "storage.cuh"
 
 namespace w4a16 {
 
@@ -37,7 +65,7 @@ __device__ __forceinline__ void init_barriers(SharedStorage<Config>& smem, bool 
 #pragma unroll
   for (int stage = 0; stage < Config::kStages; ++stage) {
     Barrier::init(&smem.full[stage], aligned_groups ? 2 : 2 + 32);  // the producer's threads
-    Barrier::init(&smem.empty[stage], kReleaseLanes * kStageReaders<Config> * kWarpgroupWarps *
+    Barrier::init(&smem.empty[stage], kReleaseLanes * Config::kWarpgroupsN * kWarpgroupWarps *
                                           (Config::kClusterN + Config::kClusterM - 1));
   }
   if constexpr (kSplits<Config> > 1) {
@@ -92,7 +120,7 @@ struct Turns {
 // The tile's blocks to `out`: those that others add to last, when their sums have had time to arrive.
 template <class Config>
 __device__ __forceinline__ void store_blocks(Epilogue<Config>& epilogue, const Reduction<Config>& reduction,
-                                             const typename Mainloop<Config>::Accum& accum, const Tile& tile,
+                                             const Accum<Config>& accum, const Tile& tile,
                                              const Places<Config>& places, bool splits,
                                              const typename Epilogue<Config>::Columns& columns) {
   constexpr int kBlocks = kWarpgroupBlocks<Config>;
@@ -119,8 +147,8 @@ template <class Config>
 __device__ __forceinline__ void consume(const Params& params, SharedStorage<Config>& smem, int warpgroup) {
   using Loop = Mainloop<Config>;
   TileScheduler<Config> scheduler(params);
-  // Written so that the compiler knows what is always 0.
-  const int along_n = Config::kPingpong ? 0 : warpgroup % Config::kWarpgroupsN;
+  const int along_n = warpgroup % Config::kWarpgroupsN;
+  // Written so that the compiler knows where it is always 0.
   const int along_k = Config::kSplitWarpgroups == 1 ? 0 : warpgroup / Config::kWarpgroupsN;
   const int contributor = scheduler.rank_k * Config::kSplitWarpgroups + along_k;
   const int k_blocks = scheduler.num_k_blocks(ceil_div(params.k, kBlockK));
@@ -143,7 +171,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
       const Tile tile = scheduler.tile();
       typename Epilogue<Config>::Columns columns;
       epilogue.load_columns(columns, tile.n, places);
-      typename Loop::Accum accum;
+      Accum<Config> accum;
       turns.take();
       if constexpr (kSharesBlock<Config>) {
         mainloop.run_sharing(accum, state, k_blocks, scheduler.middle(k_blocks), splits, scheduler.rank_k);
@@ -162,18 +190,21 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
     }
     if constexpr (Config::kPingpong) my_turn = !my_turn;
   }
-  epilogue.finish();
+  epilogue.drain_stores();
 }
 
 template <class Config>
 __device__ __forceinline__ void gemm(const Params& params) {
   static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_config.py counts otherwise");
+                "cupy_w4a16/_validity.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2),
                 "a pair of CTAs shares it");
+  static_assert(!Config::kPingpong || kSplits<Config> == 1, "one warpgroup would never have a tile");
   static_assert(Config::kStages >= 2 * Config::kSplitWarpgroups,
                 "a warpgroup would wait for the stage it holds");
+  static_assert(Config::kStages % Config::kSplitWarpgroups == 0,
+                "a warpgroup must always meet the same stages");
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<SharedStorage<Config>*>(shared);
 
@@ -197,8 +228,10 @@ __device__ __forceinline__ void gemm(const Params& params) {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     consume<Config>(params, smem, warpgroup);
   }
-  if constexpr (kSharers<Config> > 1) {  // peers may still arrive at this CTA's barriers
-    cute::cluster_arrive_relaxed();
+  if constexpr (kSharers<Config> > 1) {
+    // Peers may still arrive at this CTA's barriers, to release the last stages: it stays until they have. A
+    // relaxed arrival here would not be ordered after those; a releasing one is.
+    cute::cluster_arrive();
     cute::cluster_wait();
   }
 }

@@ -2,7 +2,8 @@
 //
 // A stage is eight steps of 16 k, taken in batches of one, two (many tokens) or four (few). While the tensor cores work
 // on batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
-// scales come from shared memory half a stage (64 k) ahead. With batches of one:
+// scales come from shared memory half a stage (64 k) ahead and at a time; with batches of four a whole stage at a
+// time, from the middle of the stage before. With batches of one:
 //
 //            step 0   1   2   3   4   5   6   7 | 0   1 ...
 //   wgmma         w0  w1  w2  w3  w4  w5  w6  w7| w0
@@ -15,7 +16,7 @@
 #pragma once
 
 #include "dequant.cuh"
-#include "params.cuh"
+#include "storage.cuh"
 #include "wgmma.cuh"
 
 namespace w4a16 {
@@ -41,8 +42,6 @@ struct Mainloop {
   static_assert(!kScaleAccumulators || (kBatchSteps == kHalfSteps && kHalfGroups == 1),
                 "a batch has one scale");
 
-  using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
-
   // What a thread holds of 64 k: its words, one for each k16 step, and its scales.
   struct HalfStage {
     uint4 words[kBlocks];
@@ -67,21 +66,21 @@ struct Mainloop {
 
   // accum = weights x activations over every kSplitWarpgroups-th of `k_blocks` stages from `turn` on; leaves `state`
   // behind all of them.
-  __device__ __forceinline__ void run(Accum& accum, State& state, int k_blocks, int turn) const {
+  __device__ __forceinline__ void run(Accum<Config>& accum, State& state, int k_blocks, int turn) const {
     clear(accum);
     add(accum, state, k_blocks, turn);
   }
 
-  // The same, where the pair's second half of k begins at `middle`. The last block of the warpgroup that `shares` one
+  // The same, where the pair's second half of k begins at `middle`. The last block of the warpgroup that `splits` one
   // is left out in the peer's half.
-  __device__ __forceinline__ void run_sharing(Accum& accum, State& state, int k_blocks, int middle,
-                                              bool shares, int our_half) const {
+  __device__ __forceinline__ void run_sharing(Accum<Config>& accum, State& state, int k_blocks, int middle,
+                                              bool splits, int our_half) const {
     const Mainloop<Config, kBlocks - 1> without_shared(smem, places);
     clear(accum);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       const int count = half == 0 ? middle : k_blocks - middle;
-      if (!shares || half == our_half) {
+      if (!splits || half == our_half) {
         add(accum, state, count, 0);
       } else {
         without_shared.add(accum, state, count, 0);
@@ -90,7 +89,7 @@ struct Mainloop {
   }
 
   // accum += ..., as in run().
-  __device__ __forceinline__ void add(Accum& accum, State& state, int k_blocks, int turn) const {
+  __device__ __forceinline__ void add(Accum<Config>& accum, State& state, int k_blocks, int turn) const {
     if constexpr (kBlocks == 0) {
       for (int i = 0; i < k_blocks; ++i, state.advance()) {
         Barrier::wait(&smem.full[state.stage_idx], state.phase);
@@ -106,7 +105,8 @@ struct Mainloop {
   }
 
  private:
-  __device__ __forceinline__ void multiply_stages(Accum& accum, State& state, int k_blocks, int turn) const {
+  __device__ __forceinline__ void multiply_stages(Accum<Config>& accum, State& state, int k_blocks,
+                                                  int turn) const {
     Registers registers;
     if constexpr (kScaleAccumulators) clear(registers.sums);
     Barrier::wait(&smem.full[state.stage_idx], state.phase);
@@ -137,13 +137,14 @@ struct Mainloop {
   };
 
   template <int... kBatch>
-  __device__ __forceinline__ void multiply_stage(Accum& accum, Registers& registers, const Stage& stage,
+  __device__ __forceinline__ void multiply_stage(Accum<Config>& accum, Registers& registers,
+                                                 const Stage& stage,
                                                  cuda::std::integer_sequence<int, kBatch...>) const {
     (multiply_batch<kBatch>(accum, registers, stage), ...);
   }
 
   template <int kBatch>
-  __device__ __forceinline__ void multiply_batch(Accum& accum, Registers& registers,
+  __device__ __forceinline__ void multiply_batch(Accum<Config>& accum, Registers& registers,
                                                  const Stage& stage) const {
     constexpr int kStep = kBatch * kBatchSteps;
     issue<kBatch>(accum, registers, stage.state.stage_idx);
@@ -173,7 +174,8 @@ struct Mainloop {
   }
 
   template <int kBatch>
-  __device__ __forceinline__ void issue(Accum& accum, Registers& registers, uint32_t stage_idx) const {
+  __device__ __forceinline__ void issue(Accum<Config>& accum, Registers& registers,
+                                        uint32_t stage_idx) const {
     const uint64_t activations = activation_descriptor(smem.activations[stage_idx][0]);
     if constexpr (kScaleAccumulators) {
 #pragma unroll
@@ -232,24 +234,19 @@ struct Mainloop {
 #pragma unroll
     for (int i = 0; i < kBatchSteps; ++i) {
       const int step = kBatch * kBatchSteps + i;
-      const int word_idx = step % kHalfSteps;
+      const int half_step = step % kHalfSteps;
       const HalfStage& half = registers.halves[step / kHalfSteps];
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
-        const uint4& words = half.words[block];
-        const uint32_t word = word_idx == 0   ? words.x
-                              : word_idx == 1 ? words.y
-                              : word_idx == 2 ? words.z
-                                              : words.w;
         dequantize<Element, Zero, !kScaleAccumulators>(
-            word, half.groups[word_idx * kHalfGroups / kHalfSteps][block],
+            word_of(half.words[block], half_step), half.groups[half_step * kHalfGroups / kHalfSteps][block],
             registers.fragments[kBatch % 2][i][block]);
       }
     }
   }
 
   // accum += the batch's sums x its scales.
-  __device__ __forceinline__ static void add_scaled(Accum& accum, const Registers& registers) {
+  __device__ __forceinline__ static void add_scaled(Accum<Config>& accum, const Registers& registers) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       const uint32_t pair = registers.sum_scales[block];

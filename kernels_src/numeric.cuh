@@ -1,6 +1,7 @@
-// The two 16-bit element types as raw 32-bit pairs: arithmetic, conversions, and the numbers dequantisation needs.
+// The types that a configuration names: elements, results and the kinds of zero points; and what tells them apart.
 //
-// Pairs stay `uint32_t` everywhere, so no value takes a detour through a class and `cuda_fp16.h` is not compiled.
+// The two 16-bit elements come as pairs, with their arithmetic and conversions. Pairs stay `uint32_t` everywhere, so
+// no value takes a detour through a class and `cuda_fp16.h` is not compiled.
 #pragma once
 
 #include <cuda/std/cstdint>

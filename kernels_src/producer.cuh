@@ -8,6 +8,7 @@
 #include "params.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
+#include "storage.cuh"
 
 namespace w4a16 {
 

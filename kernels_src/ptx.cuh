@@ -1,4 +1,5 @@
-// One-instruction wrappers that CUTLASS's arch layer does not have.
+// Single instructions as functions, in the form that the kernels use: on bits, copies to shared memory with a cache
+// policy, stores to it, loads past caches, ldmatrix, dependent launch.
 #pragma once
 
 #include <cuda/std/cstdint>

@@ -8,40 +8,11 @@
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
-#include "params.cuh"
 #include "ptx.cuh"
+#include "storage.cuh"
 #include "wgmma.cuh"
 
 namespace w4a16 {
-
-// A warpgroup's share of the results of one block, or all of them: `kUnits` units of a token's two neighbouring columns.
-// Unit u of thread (warp w, lane 4 g + c): columns 16 w + 2 g (low) and + 1 (high), token 8 (u / 2) + 2 c + u % 2.
-template <int kUnits>
-struct Results {
-  float low[kUnits];
-  float high[kUnits];
-};
-
-template <int kTokens>
-__device__ __forceinline__ float low(const Accumulators<kTokens>& accum, int unit) {
-  return accum.value[unit / 2 * 4 + unit % 2];
-}
-template <int kTokens>
-__device__ __forceinline__ float high(const Accumulators<kTokens>& accum, int unit) {
-  return accum.value[unit / 2 * 4 + 2 + unit % 2];
-}
-
-// All results of a block that nobody else has summed.
-template <int kTokens>
-__device__ __forceinline__ Results<kTokens / 4> whole(const Accumulators<kTokens>& accum) {
-  Results<kTokens / 4> results;
-#pragma unroll
-  for (int unit = 0; unit < kTokens / 4; ++unit) {
-    results.low[unit] = low(accum, unit);
-    results.high[unit] = high(accum, unit);
-  }
-  return results;
-}
 
 template <class Config>
 struct Reduction {
@@ -54,7 +25,6 @@ struct Reduction {
   static constexpr int kPushBytes = kWide ? 16 : 8;
   static constexpr int kPushes = kBlocks * kShare / (kWide ? 2 : 1);  // of one thread to one owner
 
-  using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
   using Share = Results<kShare>[kBlocks];
 
   Storage& smem;
@@ -62,7 +32,7 @@ struct Reduction {
   const int contributor;  // rank of the CTA along k x warpgroups along k + warpgroup along k
 
   // Gives the others their shares of `accum`.
-  __device__ __forceinline__ void push(const Accum& accum) const {
+  __device__ __forceinline__ void push(const Accum<Config>& accum) const {
     if constexpr (kRemote) cute::cluster_wait();  // the peers have started and set up their barriers
     const uint32_t partials = cute::cast_smem_ptr_to_uint(smem.partials[0]);
     const uint32_t reduced = cute::cast_smem_ptr_to_uint(&smem.reduced[0]);
@@ -108,7 +78,7 @@ struct Reduction {
   }
 
   // `accum` summed over all contributors, this one's share of the tokens.
-  __device__ __forceinline__ void receive(const Accum& accum, Share& share) const {
+  __device__ __forceinline__ void receive(const Accum<Config>& accum, Share& share) const {
     Barrier::wait(&smem.reduced[receiver], 0);
     add(accum, share);
   }
@@ -119,7 +89,7 @@ struct Reduction {
     return ((slot * kPushes + i) * kWarpgroupThreads + threadIdx.x % kWarpgroupThreads) * kPushBytes;
   }
 
-  __device__ __forceinline__ void add(const Accum& accum, Share& share) const {
+  __device__ __forceinline__ void add(const Accum<Config>& accum, Share& share) const {
     const uint8_t* partials = smem.partials[receiver];
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {

@@ -14,7 +14,7 @@
 #pragma once
 
 #include "cute/arch/cluster_sm90.hpp"
-#include "params.cuh"
+#include "shape.cuh"
 
 namespace w4a16 {
 
@@ -52,28 +52,29 @@ struct TileScheduler {
 
   // This CTA's run of k blocks.
   __device__ __forceinline__ int first_k_block(int k_blocks) const {
-    return kSharesBlock<Config> ? 0 : share(k_blocks, rank_k);
+    return kSharesBlock<Config> ? 0 : run_begin(k_blocks, rank_k);
   }
   __device__ __forceinline__ int num_k_blocks(int k_blocks) const {
-    return kSharesBlock<Config> ? k_blocks : share(k_blocks, rank_k + 1) - share(k_blocks, rank_k);
+    return kSharesBlock<Config> ? k_blocks : run_begin(k_blocks, rank_k + 1) - run_begin(k_blocks, rank_k);
   }
 
   // Where the second half of k begins, for a shared block.
-  __device__ __forceinline__ static int middle(int k_blocks) { return share(k_blocks, 1); }
+  __device__ __forceinline__ static int middle(int k_blocks) { return run_begin(k_blocks, 1); }
 
   __device__ __forceinline__ Tile tile() const {
     int per_band = kRasterN * tiles_m;
-    int first_n = tile_idx / per_band * kRasterN;
-    int band = min(kRasterN, tiles_n - first_n);
+    int first_idx = tile_idx / per_band * kRasterN;
+    int band = min(kRasterN, tiles_n - first_idx);
     int within = tile_idx % per_band;
-    int tile_n = first_n + within % band;
-    int tile_m = within / band;
-    return {tile_n * kClusterTileN + (kSharesBlock<Config> ? rank_k * kPairStep : rank_n * Config::kTileN),
-            (tile_m * Config::kClusterM + rank_m) * Config::kTileM};
+    int idx_n = first_idx + within % band;
+    int idx_m = within / band;
+    return {idx_n * kClusterTileN + (kSharesBlock<Config> ? rank_k * kPairStep : rank_n * Config::kTileN),
+            (idx_m * Config::kClusterM + rank_m) * Config::kTileM};
   }
 
  private:
-  __device__ __forceinline__ static int share(int k_blocks, int rank) {
+  // The first of the k blocks of the CTA with that rank along k.
+  __device__ __forceinline__ static int run_begin(int k_blocks, int rank) {
     return Config::kSplitCluster == 1 ? k_blocks * rank
                                       : int(int64_t(k_blocks) * rank / Config::kSplitCluster);
   }

@@ -1,10 +1,12 @@
-// wgmma m64nNk16 with weights from registers (A) and activations from shared memory (B, K-major, 128-byte swizzle).
+// wgmma m64nNk16 with weights from registers (A) and activations from shared memory (B, K-major, 128-byte swizzle),
+// and which results its accumulators hold.
 #pragma once
 
 #include <cuda/std/utility>
 
 #include "cute/arch/mma_sm90_gmma.hpp"
 #include "numeric.cuh"
+#include "shape.cuh"
 
 namespace w4a16 {
 
@@ -36,6 +38,39 @@ template <int kTokens>
 struct Accumulators {
   float value[kTokens / 2];
 };
+
+// Accumulators of one warpgroup for all its blocks.
+template <class Config>
+using Accum = Accumulators<Config::kTileM>[kWarpgroupBlocks<Config>];
+
+// A warpgroup's share of the results of one block, or all of them: `kUnits` units of a token's two neighbouring columns.
+// Unit u of thread (warp w, lane 4 g + c): columns 16 w + 2 g (low) and + 1 (high), token 8 (u / 2) + 2 c + u % 2.
+template <int kUnits>
+struct Results {
+  float low[kUnits];
+  float high[kUnits];
+};
+
+template <int kTokens>
+__device__ __forceinline__ float low(const Accumulators<kTokens>& accum, int unit) {
+  return accum.value[unit / 2 * 4 + unit % 2];
+}
+template <int kTokens>
+__device__ __forceinline__ float high(const Accumulators<kTokens>& accum, int unit) {
+  return accum.value[unit / 2 * 4 + 2 + unit % 2];
+}
+
+// All results of a block that nobody else has summed.
+template <int kTokens>
+__device__ __forceinline__ Results<kTokens / 4> whole(const Accumulators<kTokens>& accum) {
+  Results<kTokens / 4> results;
+#pragma unroll
+  for (int unit = 0; unit < kTokens / 4; ++unit) {
+    results.low[unit] = low(accum, unit);
+    results.high[unit] = high(accum, unit);
+  }
+  return results;
+}
 
 template <class Element, int kTokens>
 struct Wgmma {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from helpers.machine_code import machine_code
 
 from cupy_w4a16 import GemmConfig, _cache, _compiler, compile_kernels
 from cupy_w4a16._kernels import Kernel, Unit, default_units, unit_of
+from cupy_w4a16._paths import kernels_src
 
 PAIRED = paired_kernels(every_config=True)
 
@@ -96,6 +98,27 @@ def test_local_memory_spills_and_missing_hgmma_would_be_seen() -> None:
     found = faults(Unit("local", LOCAL, ("local",)), strictly=True)
     for fault, words in zip(found, ("no HGMMA", "local memory", "spills"), strict=True):
         assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("header", "config"),
+    [
+        ("gemm.cuh", GemmConfig(128, 128)),
+        (
+            "decode.cuh",
+            GemmConfig(32, 8, family="mma", scale_on="accumulators", split_k_warpgroups=2, stages=2),
+        ),
+    ],
+)
+def test_header_shows_a_config_as_it_is_written(header: str, config: GemmConfig) -> None:
+    shown = re.search(
+        r"^//   struct Config \{\n(.*?)^//   \};", (kernels_src() / header).read_text(), re.M | re.S
+    )
+    written = re.search(r" \{\n(.*?)^\};", Kernel(config, 128, "float16", None, "float16").text, re.M | re.S)
+    assert shown is not None
+    assert written is not None
+    lines = [line.removeprefix("//").split("//")[0].strip() for line in shown[1].splitlines()]
+    assert lines == [line.strip().replace("w4a16::", "") for line in written[1].splitlines()]
 
 
 @pytest.mark.parametrize("unit", default_units()[:2], ids=lambda unit: unit.name)
