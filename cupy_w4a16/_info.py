@@ -8,11 +8,10 @@ from pathlib import Path
 
 from . import _cache, _env, _kernels, _nvml, _paths
 from ._errors import CompileError, W4A16Error
-from ._validity import SMEM_BYTES_SM
+from ._validity import SMEM_BYTES_RESERVED, SMEM_BYTES_SM
 
 # A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
 _SM_WARPS, _SM_CTAS = 64, 32
-_CTA_RESERVED_SMEM_BYTES = 1024
 _QUADRANTS, _QUADRANT_REGISTERS = 4, 16384
 _REGISTER_STEP = 256  # registers are given to a warp in steps of so many
 
@@ -40,7 +39,7 @@ def ctas_per_sm(registers: int, threads: int, smem_bytes: int) -> int:
     warps = -(-threads // 32)
     warp_registers = -(-registers * 32 // _REGISTER_STEP) * _REGISTER_STEP
     by_registers = _QUADRANT_REGISTERS // warp_registers * _QUADRANTS // warps
-    by_smem = SMEM_BYTES_SM // (smem_bytes + _CTA_RESERVED_SMEM_BYTES)
+    by_smem = SMEM_BYTES_SM // (smem_bytes + SMEM_BYTES_RESERVED)
     return min(by_registers, by_smem, _SM_WARPS // warps, _SM_CTAS)
 
 

@@ -8,7 +8,8 @@ from ._config import FEW_TOKENS, GemmConfig, GemmProblem
 from ._pack import BLOCK_BYTES, BLOCK_K, BLOCK_N
 
 SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
-SMEM_BYTES_SM = 233_472  # an SM's 228 KiB; every block takes 1 KiB beside its own
+SMEM_BYTES_SM = 233_472  # an SM's 228 KiB
+SMEM_BYTES_RESERVED = 1024  # what every block takes beside its own
 
 FAMILIES = ("wgmma", "mma")
 TILES_N = (64, 96, 128, 160, 192, 224, 256)
@@ -70,7 +71,7 @@ def _mma_smem_bytes(config: GemmConfig) -> int:
 
 def smem_limit(config: GemmConfig) -> int:
     """Bytes of shared memory that one CTA may take."""
-    return min(SMEM_BYTES_MAX, SMEM_BYTES_SM // config.ctas_per_sm - 1024)
+    return min(SMEM_BYTES_MAX, SMEM_BYTES_SM // config.ctas_per_sm - SMEM_BYTES_RESERVED)
 
 
 def stage_groups(problem: GemmProblem) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import __version__
 from .._cublas import require_cublas
-from .._device import check_hopper, current_device
+from .._device import check_hopper, current_device, device_name
 from .._errors import UnsupportedDeviceError
 from .._plot_file import check_plot
 from .model_files import DemoError, find_model, load_model
@@ -84,7 +84,7 @@ def _choose_device(device: str) -> tuple[Any, str]:
             number = current_device()
             check_hopper(number)
             require_cublas("the demo")
-            return cupy, f"CuPy on {cupy.cuda.runtime.getDeviceProperties(number)['name'].decode()}"
+            return cupy, f"CuPy on {device_name(number)}"
         except UnsupportedDeviceError as error:
             reason = str(error)
         except cupy.cuda.runtime.CUDARuntimeError as error:
