@@ -83,18 +83,21 @@ def fastest_config(problem: GemmProblem, num_sms: int, pdl: bool) -> GemmConfig:
 def tables(problem: GemmProblem, pdl: bool) -> Iterator[Mapping[GemmConfig, Cost]]:
     """Costs by configuration for launches of that kind: first those for such a problem, then others.
 
-    Zeros and several groups a stage cost an mma tile registers (with more than 8 tokens one CTA an SM is all
-    there is anyway), and a wgmma tile the shorter dequantisation of normalised scales, or scaled sums.
+    Zeros and several groups a stage cost an mma tile registers, and a wgmma tile the shorter dequantisation
+    of normalised scales, or scaled sums. From 9 tokens on, where either family may win (an SM holds one CTA
+    of an mma tile anyway), both have costs of the same sweep.
     """
     symmetric, with_zeros, groups_of_32, many = MEASURED[pdl]
-    if problem.group_size == 32 or (problem.group_size == 64 and problem.m <= 8):
-        mma = groups_of_32
-    else:
-        mma = symmetric if problem.zeros is None else with_zeros
     if problem.group_size == 32:
         wgmma = groups_of_32
     else:
         wgmma = symmetric if is_symmetric_half(problem) else with_zeros
+    if problem.m > 8:
+        mma = wgmma
+    elif problem.group_size in (32, 64):
+        mma = groups_of_32
+    else:
+        mma = symmetric if problem.zeros is None else with_zeros
     yield _of_family(mma, "mma") | _of_family(wgmma, "wgmma") | many
     yield from (symmetric, with_zeros, groups_of_32)
 

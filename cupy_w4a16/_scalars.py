@@ -21,9 +21,11 @@ def as_int(name: str, value: Any) -> int:
 
 
 def as_ints(name: str, values: Any, meaning: str) -> list[int]:
-    """`values`, any sequence or array, as Python integers; TypeError where it is none, or holds others."""
+    """`values`, a sequence or an array anywhere, as Python integers; TypeError where it is none of these."""
+    # An array on a GPU yields arrays, each of which would be copied: the host gets all at once.
+    on_host = values.tolist() if hasattr(values, "tolist") else values
     try:
-        found = list(values)
+        found = list(on_host)
     except TypeError:
         raise TypeError(f"{name} is {values!r}: pass {meaning}") from None
     return [as_int(f"{name}[{i}]", value) for i, value in enumerate(found)]

@@ -105,6 +105,26 @@ def test_without_weight_shape_k_is_that_of_whole_words():
     same_bits(dequantize(*read, k=96), defined(numbers, zero_point, scale, g_idx))
 
 
+class OnGpu:
+    """An array as CuPy has them: what it yields are arrays, and those are no integers."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __iter__(self):
+        return (OnGpu(value) for value in self.values)
+
+    def tolist(self):
+        return self.values
+
+
+def test_weight_shape_may_be_on_a_gpu():
+    numbers, _, scale, _ = layer(16, 70, 32)
+    expected = from_compressed_tensors(packed(numbers, 1), scale, None, (16, 70))
+    read = from_compressed_tensors(packed(numbers, 1), scale, None, OnGpu([16, 70]))
+    np.testing.assert_array_equal(read.b_packed, expected.b_packed)
+
+
 def test_g_idx_that_was_never_set_is_none():
     numbers, zero_point, scale, _ = layer(16, 64, 32)
     arguments = packed(numbers, 1), scale, packed(zero_point, 0), (16, 64)
