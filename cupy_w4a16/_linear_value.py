@@ -178,8 +178,8 @@ class LinearValue:
 
     def _again(self: _Linear, **changed: Any) -> _Linear:
         """One like this, but for these arguments."""
-        make: Any = type(self)
-        return make(**(self._given() | changed))
+        made: _Linear = _made(type(self), self._given() | changed)
+        return made
 
 
 def _made(kind: Any, given: dict[str, Any]) -> Any:

@@ -97,7 +97,7 @@ def sample() -> Sample | None:
 @cache
 def _handle() -> ctypes.c_void_p | None:
     nvml, handle = _nvml.library(), ctypes.c_void_p()
-    bus = cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.runtime.getDevice()).encode()
+    bus = cupy.cuda.runtime.deviceGetPCIBusId(_device.current_device()).encode()
     if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(bus, ctypes.byref(handle)):
         return None
     return handle

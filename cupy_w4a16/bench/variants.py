@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import cupy
-
 from .. import _config_table
 from .._choice import config_for
 from .._config import GemmConfig, GemmProblem
+from .._device import current_device
 from .._gemm import gemm
 from .._kernels import Kernel, kernel_for
 from .._normalised import takes_normalised
@@ -133,7 +132,7 @@ PEERS: dict[str, Callable[[], Variant]] = {
 
 def present_config(problem: GemmProblem, pdl: bool) -> GemmConfig:
     """What a call with this `pdl` gets that names no config, on the current GPU."""
-    return config_for(problem, cupy.cuda.runtime.getDevice(), wanted(pdl))
+    return config_for(problem, current_device(), wanted(pdl))
 
 
 def find_config(text: str, problems: Sequence[GemmProblem]) -> GemmConfig:

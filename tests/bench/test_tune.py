@@ -165,7 +165,7 @@ def test_rows_show_and_compile_the_config_that_their_launch_gets(asked_for: set[
 @pytest.mark.parametrize("allowed", ["0", "1"])
 def test_config_shown_is_of_the_launch_that_is_allowed(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUPY_W4A16_PDL", allowed)
-    monkeypatch.setattr(variants.cupy.cuda.runtime, "getDevice", lambda: 0)
+    monkeypatch.setattr(variants, "current_device", lambda: 0)
     monkeypatch.setattr(variants, "config_for", lambda problem, device, pdl: PRESENT[pdl])
     for name, way in variants.WAYS.items():
         is_dependent = name.endswith("-pdl") and allowed == "1"
