@@ -12,7 +12,7 @@ from ._validity import invalid_reason
 
 
 def check_problem(problem: Any) -> None:
-    """TypeError or ValueError unless `problem` is one that `gemm` can have."""
+    """TypeError or ValueError unless `problem` is one that `gemm` can have, whichever half `out_dtype` is."""
     if not isinstance(problem, GemmProblem):
         raise TypeError(f"problem is a {type(problem).__name__}: pass a GemmProblem(m, n, k, ...)")
     for name in ("m", "n", "k"):
@@ -23,7 +23,7 @@ def check_problem(problem: Any) -> None:
     _check_name("dtype", problem.dtype, halves)
     integers = [integer.name for integer in INTEGER_DTYPES]
     _check_name("zeros", problem.zeros, [None, *integers, wide, problem.dtype])
-    _check_name("out_dtype", problem.out_dtype, [*halves, wide])  # of another half nothing else depends
+    _check_name("out_dtype", problem.out_dtype, [*halves, wide])  # halves are of one size
 
 
 def _check_name(field: str, value: Any, allowed: list[str | None]) -> None:

@@ -15,7 +15,8 @@ class GemmProblem:
 
     `m`, `n`, `k` are 0 or more. `group_size` is -1 (one group of all k) or a power of two from 32; `dtype` is
     that of `a`, "float16" or "bfloat16"; `zeros` is None (symmetric), "uint8", "int8", "int32", "float32" or
-    `dtype`; `out_dtype` is `dtype` or "float32". Functions that are given one check this.
+    `dtype`; `out_dtype` is `dtype` or "float32". Functions that are given one check this, but for which half
+    `out_dtype` is, so that `dtype` alone makes a bfloat16 problem.
 
     >>> GemmProblem(16, 4096, 4096).group_size
     128
