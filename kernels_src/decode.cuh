@@ -2,7 +2,7 @@
 //
 //   weights n   16 kTiles columns a CTA, all of k; tokens m: kTileM (at most 16) a CTA
 //   warps       split k: warp w takes the blocks of 128 k  w, w + kWarps, w + 2 kWarps, ...
-//   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kDepth blocks are in flight
+//   codes       two 16-byte loads a lane bring 16 columns x 128 k in fragment order; kStages blocks are in flight
 //   activations by cp.async into the warp's own ring in shared memory, by ldmatrix into mma.sync's B fragments
 //   scales      a lane loads those of one group of a block, lane 4 g + c of group c % groups, and shows its neighbours
 //   mma.sync    m16n8k16 on q - zero; the float32 sum of each group is multiplied by its scale. With float zeros on q,
@@ -25,7 +25,7 @@
 //     static constexpr int kSmemBytes = 43008;  // bytes of DecodeStorage
 //     static constexpr int kTiles = 2;          // tiles of 16 columns (weights) of a CTA
 //     static constexpr int kWarps = 8;          // warps of a CTA; they split k
-//     static constexpr int kDepth = 2;          // blocks of 128 k that a warp has in flight
+//     static constexpr int kStages = 2;         // blocks of 128 k that a warp has in flight
 //   };
 #pragma once
 
@@ -67,7 +67,7 @@ struct DecodeStorage {
   static constexpr int kSumPitch = 20;  // floats from a token's sixteen columns to the next's: apart in banks
 
   // Activations of one warp, [block in flight][token][128 k], chunks of 16 bytes swizzled by the token.
-  alignas(128) uint8_t activations[kWarps][Config::kDepth][Config::kTileM * kBlockK * 2];
+  alignas(128) uint8_t activations[kWarps][Config::kStages][Config::kTileM * kBlockK * 2];
   // Sums of each warp, [m16 tile][token][column].
   alignas(128) float sums[kWarps][Config::kTiles][kTokenTiles * 8][kSumPitch];
 };
@@ -79,10 +79,10 @@ struct Decode {
   using ZeroStorage = typename Zero::Storage;
   using Storage = DecodeStorage<Config>;
   static constexpr bool kFloatZeros = kIsFloatZero<Zero>;
-  using CodeZero = typename Select<kFloatZeros, ZerosLater, Zero>::type;  // what is subtracted from codes
+  using CodeZero = cuda::std::conditional_t<kFloatZeros, ZerosLater, Zero>;  // what is subtracted from codes
   static constexpr int kTiles = Config::kTiles;
   static constexpr int kTokenTiles = Storage::kTokenTiles;
-  static constexpr int kDepth = Config::kDepth;
+  static constexpr int kStages = Config::kStages;
   static constexpr int kWarps = Config::kWarps;
   static constexpr int kSteps = kBlockK / 16;
   static constexpr int kGroups = kStageGroups<Config>;
@@ -101,8 +101,8 @@ struct Decode {
   const Params& params;
   Storage& smem;
   const int warp, lane;
-  const int octet;  // lane / 4, one of eight: the pair of columns
-  const int quad;   // lane % 4, one of four: the pair of tokens in each eight
+  const int column_pair;  // lane / 4, of the eight in each m16 tile
+  const int token_pair;   // lane % 4, of the four in each eight tokens
   const int first_column, first_token;
 
   __device__ __forceinline__ Decode(const Params& params, Storage& smem)
@@ -110,40 +110,40 @@ struct Decode {
         smem(smem),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        octet(lane / 4),
-        quad(lane % 4),
+        column_pair(lane / 4),
+        token_pair(lane % 4),
         first_column(blockIdx.x % tiles_n(params) * kTiles * 16),
         first_token(blockIdx.x / tiles_n(params) * Config::kTileM) {}
 
   __device__ __forceinline__ void run() {
     const int k_blocks = ceil_div(params.k, kBlockK);
     const int count = warp < k_blocks ? ceil_div(k_blocks - warp, kWarps) : 0;
-    Weights weights[kDepth];
+    Weights weights[kStages];
 #pragma unroll
-    for (int slot = 0; slot < kDepth; ++slot) {
-      if (slot < count) load_weights(weights[slot], warp + slot * kWarps);
+    for (int stage = 0; stage < kStages; ++stage) {
+      if (stage < count) load_weights(weights[stage], warp + stage * kWarps);
     }
     launch_dependents();
     wait_for_dependencies();
 #pragma unroll
-    for (int slot = 0; slot < kDepth; ++slot) {
-      if (slot < count) copy_activations(slot, warp + slot * kWarps);
+    for (int stage = 0; stage < kStages; ++stage) {
+      if (stage < count) copy_activations(stage, warp + stage * kWarps);
       commit_copies();
     }
 
     Sums sums = {};
-    for (int first = 0; first < count; first += kDepth) {
+    for (int first = 0; first < count; first += kStages) {
 #pragma unroll
-      for (int slot = 0; slot < kDepth; ++slot) {
-        const int i = first + slot;
+      for (int stage = 0; stage < kStages; ++stage) {
+        const int i = first + stage;
         if (i >= count) break;
-        wait_for_copies<kDepth - 1>();
+        wait_for_copies<kStages - 1>();
         __syncwarp();
-        multiply(sums, weights[slot], slot);
-        __syncwarp();  // all lanes have read the slot
-        if (i + kDepth < count) {
-          load_weights(weights[slot], warp + (i + kDepth) * kWarps);
-          copy_activations(slot, warp + (i + kDepth) * kWarps);
+        multiply(sums, weights[stage], stage);
+        __syncwarp();  // all lanes have read the stage
+        if (i + kStages < count) {
+          load_weights(weights[stage], warp + (i + kStages) * kWarps);
+          copy_activations(stage, warp + (i + kStages) * kWarps);
         }
         commit_copies();
       }
@@ -163,15 +163,15 @@ struct Decode {
     for (int tile = 0; tile < kTiles; ++tile) {
       const int column = first_column + tile * 16;
       const uint8_t* codes = params.b_packed + int64_t(column / kBlockN) * params.b_row_bytes +
-                             int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * 1024 + lane * 16;
+                             int64_t(k_block) * kBlockBytes + column % kBlockN / 16 * kTileBytes + lane * 16;
       weights.codes[tile][0] = load_once(codes);
-      weights.codes[tile][1] = load_once(codes + 512);
-      load_group(weights, tile, k_block, column + octet * 2);
+      weights.codes[tile][1] = load_once(codes + kTileBytes / 2);
+      load_group(weights, tile, k_block, column + column_pair * 2);
     }
   }
 
   __device__ __forceinline__ void load_group(Weights& weights, int tile, int k_block, int column) const {
-    const int64_t row = group_row<Config>(params, k_block, quad % kGroups);
+    const int64_t row = group_row<Config>(params, k_block, lane % kGroups);
     const auto* scales = static_cast<const uint16_t*>(params.scales) + row * params.scales_stride + column;
     const auto* zeros = static_cast<const ZeroStorage*>(params.zeros) + row * params.zeros_stride + column;
     const bool left = column < params.n;
@@ -194,7 +194,7 @@ struct Decode {
   }
 
   // 128 k of every token: sixteen chunks a token, two tokens a warp at once; what lies past m or k becomes zero.
-  __device__ __forceinline__ void copy_activations(int slot, int k_block) const {
+  __device__ __forceinline__ void copy_activations(int stage, int k_block) const {
     const int chunk = lane % 16;
     const int k = k_block * kBlockK + chunk * 8;
     const int left = min(max(params.k - k, 0), 8);
@@ -203,12 +203,12 @@ struct Decode {
       const int token = i + lane / 16;
       const bool exists = first_token + token < params.m && left > 0;
       const uint8_t* source = params.a + int64_t(first_token + token) * params.a_row_bytes + int64_t(k) * 2;
-      copy_async(chunk_address(slot, token, chunk), exists ? source : params.a, exists ? left * 2 : 0);
+      copy_async(chunk_address(stage, token, chunk), exists ? source : params.a, exists ? left * 2 : 0);
     }
   }
 
-  __device__ __forceinline__ uint32_t chunk_address(int slot, int token, int chunk) const {
-    return cute::cast_smem_ptr_to_uint(smem.activations[warp][slot]) + token * kBlockK * 2 +
+  __device__ __forceinline__ uint32_t chunk_address(int stage, int token, int chunk) const {
+    return cute::cast_smem_ptr_to_uint(smem.activations[warp][stage]) + token * kBlockK * 2 +
            (chunk ^ token % 8) * 16;
   }
 
@@ -224,7 +224,7 @@ struct Decode {
     memcpy(zeros, &pair, sizeof(pair));
   }
 
-  __device__ __forceinline__ void multiply(Sums& sums, const Weights& weights, int slot) const {
+  __device__ __forceinline__ void multiply(Sums& sums, const Weights& weights, int stage) const {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       if (i > 0) __syncwarp();  // or ptxas spills: it would load the activations of all groups first
@@ -239,7 +239,7 @@ struct Decode {
       float activation_sums[kTokenTiles][4] = {};
 #pragma unroll
       for (int step = i * kGroupSteps; step < (i + 1) * kGroupSteps; step += 2) {
-        multiply_two_steps(parts, activation_sums, weights, scales, slot, step);
+        multiply_two_steps(parts, activation_sums, weights, scales, stage, step);
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -256,7 +256,7 @@ struct Decode {
   __device__ __forceinline__ void multiply_two_steps(Sums& parts, float (&activation_sums)[kTokenTiles][4],
                                                      const Weights& weights,
                                                      const GroupScale<Element, CodeZero> (&scales)[kTiles],
-                                                     int slot, int step) const {
+                                                     int stage, int step) const {
     // B fragments of two k16 steps with one ldmatrix: lane l gives the row of token l % 8, chunk l / 8. Tokens past
     // kTileM are copies of others, whose sums nobody takes.
     uint32_t activations[kTokenTiles][2][2];
@@ -264,7 +264,7 @@ struct Decode {
     for (int eight = 0; eight < kTokenTiles; ++eight) {
       const int token = eight * 8 + lane % min(8, Config::kTileM);
       auto& two = activations[eight];
-      load_matrices(chunk_address(slot, token, step * 2 + lane / 8), two[0][0], two[0][1], two[1][0],
+      load_matrices(chunk_address(stage, token, step * 2 + lane / 8), two[0][0], two[0][1], two[1][0],
                     two[1][1]);
     }
 #pragma unroll
@@ -322,7 +322,6 @@ struct Decode {
     }
   }
 
-  // A lane holds tokens 2 quad and 2 quad + 1 of each eight.
   __device__ __forceinline__ void leave(const Sums& sums) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -330,7 +329,8 @@ struct Decode {
       for (int eight = 0; eight < kTokenTiles; ++eight) {
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-          *reinterpret_cast<float2*>(&smem.sums[warp][tile][eight * 8 + quad * 2 + odd][octet * 2]) =
+          *reinterpret_cast<float2*>(
+              &smem.sums[warp][tile][eight * 8 + token_pair * 2 + odd][column_pair * 2]) =
               make_float2(sums[tile][eight][odd], sums[tile][eight][2 + odd]);
         }
       }
@@ -358,8 +358,7 @@ struct Decode {
 
 template <class Config>
 __device__ __forceinline__ void decode(const Params& params) {
-  static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_validity.py counts otherwise");
+  static_assert(sizeof(DecodeStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_smem.py counts otherwise");
   extern __shared__ __align__(128) uint8_t shared[];
   Decode<Config>(params, *reinterpret_cast<DecodeStorage<Config>*>(shared)).run();
 }

@@ -61,12 +61,12 @@ __device__ __forceinline__ GroupScale<Element, Zero> make_group_scale(uint32_t s
                                                                       const ZeroStorage (&zeros)[2]) {
   GroupScale<Element, Zero> group;
   group.scale = scales;
-  if constexpr (kSame<Zero, NoZerosNormalised>) {
+  if constexpr (cuda::std::is_same_v<Zero, NoZerosNormalised>) {
     group.addend[0] = Element::mul2(scales, detail::kHalfMinusEight);
-  } else if constexpr (kSame<Zero, ZerosLater>) {
+  } else if constexpr (cuda::std::is_same_v<Zero, ZerosLater>) {
     group.addend[0] = detail::minus_base_and<Element, 0>(0);
     group.addend[1] = detail::minus_base_and<Element, 1>(0);
-  } else if constexpr (kSame<Zero, NoZeros>) {
+  } else if constexpr (cuda::std::is_same_v<Zero, NoZeros>) {
     group.addend[0] = detail::minus_base_and<Element, 0>(8);
     group.addend[1] = detail::minus_base_and<Element, 1>(8);
   } else if constexpr (kIsIntegerZero<Zero>) {
@@ -98,7 +98,8 @@ __device__ __forceinline__ uint32_t to_weights(uint32_t magic, const GroupScale<
   } else {
     centred = Element::sub2(Element::fma2(magic, factor, detail::kMinusBase<Element, kColumn>),
                             group.zero_high[kColumn]);
-    if constexpr (!kSame<Zero, Element>) centred = Element::sub2(centred, group.zero_low[kColumn]);
+    if constexpr (!cuda::std::is_same_v<Zero, Element>)
+      centred = Element::sub2(centred, group.zero_low[kColumn]);
   }
   if constexpr (!kScaled) return centred;
   return Element::mul2(centred, kColumn == 0 ? broadcast_low(group.scale) : broadcast_high(group.scale));
@@ -115,7 +116,7 @@ __device__ __forceinline__ void dequantize(uint32_t word, const GroupScale<Eleme
                                            uint32_t (&fragment)[4]) {
   using detail::kMaskHigh;
   using detail::kMaskLow;
-  if constexpr (kSame<Zero, NoZerosNormalised>) {
+  if constexpr (cuda::std::is_same_v<Zero, NoZerosNormalised>) {
     const uint32_t rotated = rotate_right(word, 8);
     const uint32_t left = broadcast_low(group.scale), right = broadcast_high(group.scale);
     const uint32_t left_addend = broadcast_low(group.addend[0]),

@@ -24,18 +24,18 @@ struct Epilogue {
   const Params& params;
   Storage& smem;
   const int warpgroup;
-  const int warp;       // in the warpgroup
-  const int octet;      // lane / 4, one of eight: the pair of columns in the warp's sixteen
-  const int quad;       // lane % 4, one of four: the pair of tokens in each eight
-  uint32_t stores = 0;  // staging buffers filled so far
+  const int warp;         // in the warpgroup
+  const int column_pair;  // lane / 4, of the eight in the warp's sixteen columns
+  const int token_pair;   // lane % 4, of the four in each eight tokens
+  uint32_t stores = 0;    // staging buffers filled so far
 
   __device__ __forceinline__ Epilogue(const Params& params, Storage& smem, int warpgroup)
       : params(params),
         smem(smem),
         warpgroup(warpgroup),
         warp(threadIdx.x / 32 % kWarpgroupWarps),
-        octet(threadIdx.x % 32 / 4),
-        quad(threadIdx.x % 4) {}
+        column_pair(threadIdx.x % 32 / 4),
+        token_pair(threadIdx.x % 4) {}
 
   // This thread's columns of every block.
   using Columns = ColumnPair<Config>[kBlocks];
@@ -75,7 +75,7 @@ struct Epilogue {
 
  private:
   // The left one of this thread's two columns in a block.
-  __device__ __forceinline__ int column() const { return warp * 16 + octet * 2; }
+  __device__ __forceinline__ int column() const { return warp * 16 + column_pair * 2; }
 
   __device__ __forceinline__ bool leader() const { return threadIdx.x % kWarpgroupThreads == 0; }
 
@@ -113,7 +113,7 @@ struct Epilogue {
 #pragma unroll
     for (int i = 0; i < Config::kStoreTokens / 4; ++i) {
       const int unit = chunk * (Config::kStoreTokens / 4) + i;
-      const int row = quad * 2 + i % 2;  // of the swizzle's eight rows
+      const int row = token_pair * 2 + i % 2;  // of the swizzle's eight rows
       finish.put(slab + (i / 2 * 8 + row) * kSwizzleBytes + ((piece ^ row) * 16), results.low[unit],
                  results.high[unit]);
     }
@@ -125,7 +125,7 @@ struct Epilogue {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int unit = first_unit + i;
-      const int token = first_token + unit / 2 * 8 + quad * 2 + unit % 2;
+      const int token = first_token + unit / 2 * 8 + token_pair * 2 + unit % 2;
       if (token < params.m) finish.store(token, results.low[i], results.high[i]);
     }
   }

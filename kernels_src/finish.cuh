@@ -110,7 +110,7 @@ struct Finish {
   }
 
   __device__ __forceinline__ static void put_pair(void* target, float low, float high) {
-    if constexpr (kSame<Out, Float>) {
+    if constexpr (cuda::std::is_same_v<Out, Float>) {
       *static_cast<float2*>(target) = make_float2(low, high);
     } else {
       *static_cast<uint32_t*>(target) = Out::pack(low, high);
@@ -118,7 +118,7 @@ struct Finish {
   }
 
   __device__ __forceinline__ static void put_one(OutStorage* target, float value) {
-    if constexpr (kSame<Out, Float>) {
+    if constexpr (cuda::std::is_same_v<Out, Float>) {
       *target = value;
     } else {
       *target = OutStorage(Out::pack(value, 0.0f));

@@ -1,6 +1,6 @@
 // W4A16 GEMM for SM90: c = activation(alpha * a @ w + bias), w four-bit codes with scales per group.
 //
-// Operands are swapped: weights are wgmma's A (from registers, after dequantisation), activations its B (from shared
+// Operands are swapped: weights are wgmma's A (from registers, after dequantization), activations its B (from shared
 // memory), so a tile is weights x tokens x k and its accumulators are the result's transpose.
 //
 //                       tokens m                    One CTA: consumer warpgroups and a producer warpgroup.
@@ -14,7 +14,7 @@
 //   of half a block more, they do so for the block between their tiles only (scheduler.cuh draws it).
 //
 //   producer   gmem --bulk copy/TMA--> stage ring: codes, scales, zeros, activations   (full[s] says: landed)
-//   consumer   codes --LDS--> words --dequantise--> fragments --wgmma--> accum         (empty[s] says: let go)
+//   consumer   codes --LDS--> words --dequantize--> fragments --wgmma--> accum         (empty[s] says: let go)
 //   reduction  accum --st.async--> partials of the owner --> its share                 (reduced says: all arrived)
 //   epilogue   share --> results in smem --TMA--> gmem
 //
@@ -195,8 +195,7 @@ __device__ __forceinline__ void consume(const Params& params, SharedStorage<Conf
 
 template <class Config>
 __device__ __forceinline__ void gemm(const Params& params) {
-  static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes,
-                "cupy_w4a16/_validity.py counts otherwise");
+  static_assert(sizeof(SharedStorage<Config>) == Config::kSmemBytes, "cupy_w4a16/_smem.py counts otherwise");
   static_assert(kSplits<Config> == 1 || kSharers<Config> == 1, "k is split or operands are shared, not both");
   static_assert(!kSharesBlock<Config> || (kSplits<Config> == 2 && Config::kSplitCluster == 2),
                 "a pair of CTAs shares it");

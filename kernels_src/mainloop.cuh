@@ -1,18 +1,18 @@
 // The main loop of one consumer warpgroup: weights from shared memory through registers into wgmma.
 //
 // A stage is eight steps of 16 k, taken in batches of one, two (many tokens) or four (few). While the tensor cores work
-// on batch b, the warps dequantise batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
+// on batch b, the warps dequantize batch b + 1 into the other fragment buffer, which batch b - 1 has let go. Codes and
 // scales come from shared memory half a stage (64 k) ahead and at a time; with batches of four a whole stage at a
 // time, from the middle of the stage before. With batches of one:
 //
 //            step 0   1   2   3   4   5   6   7 | 0   1 ...
 //   wgmma         w0  w1  w2  w3  w4  w5  w6  w7| w0
-//   dequantise    d1  d2  d3  d4  d5  d6  d7  d0'          ' of the next stage
+//   dequantize    d1  d2  d3  d4  d5  d6  d7  d0'          ' of the next stage
 //   load          half 1          half 0'
 //   release       the stage before
 //
 // Scales multiply the weights, or, with kScaleAccumulators, the float32 sums of each half: the tensor cores then see
-// q - zero, no product with a scale is rounded, and dequantisation is shorter; it pays where tokens are few.
+// q - zero, no product with a scale is rounded, and dequantization is shorter; it pays where tokens are few.
 #pragma once
 
 #include "dequant.cuh"
@@ -208,7 +208,8 @@ struct Mainloop {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       const uint8_t* codes = smem.codes[stage_idx][places(block)];
-      half.words[block] = *reinterpret_cast<const uint4*>(codes + (warp * 2 + kHalf) * 512 + lane * 16);
+      half.words[block] =
+          *reinterpret_cast<const uint4*>(codes + warp * kTileBytes + kHalf * (kTileBytes / 2) + lane * 16);
       const int tile_column = places(block) * kBlockN + column;
 #pragma unroll
       for (int group = 0; group < kHalfGroups; ++group) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cuda/std/cstdint>
+#include <cuda/std/type_traits>
 
 namespace w4a16 {
 
@@ -91,28 +92,16 @@ struct NoZeros {
 struct ZerosLater {
   using Storage = uint8_t;
 };
-// No zero points, with float16 scales normalised for the shorter dequantisation (cupy_w4a16/_normalised.py).
+// No zero points, with float16 scales normalised for the shorter dequantization (cupy_w4a16/_normalised.py).
 struct NoZerosNormalised {
   using Storage = uint8_t;
 };
 
-template <bool kFirst, class A, class B>
-struct Select {
-  using type = A;
-};
-template <class A, class B>
-struct Select<false, A, B> {
-  using type = B;
-};
-
-template <class T, class U>
-inline constexpr bool kSame = false;
-template <class T>
-inline constexpr bool kSame<T, T> = true;
-
 template <class Zero>
-inline constexpr bool kIsIntegerZero = kSame<Zero, Uint8> || kSame<Zero, Int32>;
+inline constexpr bool kIsIntegerZero = cuda::std::is_same_v<Zero, Uint8> || cuda::std::is_same_v<Zero, Int32>;
 template <class Zero>
-inline constexpr bool kIsFloatZero = kSame<Zero, Half> || kSame<Zero, Bfloat16> || kSame<Zero, Float>;
+inline constexpr bool kIsFloatZero =
+    cuda::std::is_same_v<Zero, Half> || cuda::std::is_same_v<Zero, Bfloat16> ||
+    cuda::std::is_same_v<Zero, Float>;
 
 }  // namespace w4a16

@@ -1,4 +1,5 @@
-// What a launch passes in: the parameter block, and where in it the scales of a block of k stand.
+// What a launch passes in: the parameter block, where in it the scales of a block of k stand, and what a Config of
+// either family says of them.
 #pragma once
 
 #include <cuda/std/cstdint>
@@ -10,6 +11,7 @@ namespace w4a16 {
 inline constexpr int kBlockN = 64;        // columns of one packed block: one wgmma's m64
 inline constexpr int kBlockK = 128;       // k of one packed block, and of one pipeline stage
 inline constexpr int kBlockBytes = 4096;  // its codes
+inline constexpr int kTileBytes = 1024;   // those of 16 columns, a warp's m16 tile: 64 k, then the other 64
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -46,12 +48,12 @@ struct alignas(64) Params {
   int32_t out_aligned;     // out and its rows begin and end at multiples of 16 bytes
 };
 
-// Groups of scales that one stage brings, and the k each covers inside the stage.
+// Groups of scales that one stage brings.
 template <class Config>
 inline constexpr int kStageGroups = Config::kGroupSize < kBlockK ? kBlockK / Config::kGroupSize : 1;
 
 template <class Config>
-inline constexpr bool kNormalised = kSame<typename Config::Zero, NoZerosNormalised>;
+inline constexpr bool kNormalised = cuda::std::is_same_v<typename Config::Zero, NoZerosNormalised>;
 template <class Config>
 inline constexpr bool kHasZeros =
     kIsIntegerZero<typename Config::Zero> || kIsFloatZero<typename Config::Zero>;

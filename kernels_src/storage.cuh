@@ -1,4 +1,4 @@
-// What a CTA of gemm.cuh keeps in shared memory, and who arrives at which barrier.
+// What a CTA of gemm.cuh keeps in shared memory, who arrives at which barrier, and a place in the ring of stages.
 #pragma once
 
 #include "cutlass/arch/barrier.h"
@@ -32,7 +32,7 @@ struct SharedStorage {
              [kBlockSlabs<Config>][kStaged<Config> ? kSlabBytes<Config> : 16];
   // Partial sums from the other contributors along k, [warpgroup][contributor][unit pair][thread].
   alignas(128) uint8_t partials[kReceivers<Config>][kSplits<Config> > 1 ? kPartialBytes<Config> : 16];
-  // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantisation.
+  // Codes, [block][m16 tile][half of k][lane][step], in fragment order: wgmma's A operand after dequantization.
   alignas(128) uint8_t codes[Config::kStages][kBlocks][kBlockBytes];
   // Scales and zeros, [group][column]; the copy engine wants stages at multiples of 128 bytes.
   alignas(128) Scale scales[Config::kStages][kGroups][kStageN<Config>];
