@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import cupy
 import numpy as np
 
+from ._printing import failed, printable
 from .checkpoint import load_checkpoint
-from .checkpoint.files import find_files
 from .storage import save
 
 _DEVICES = {"numpy": np, "gpu": cupy}
@@ -42,7 +41,7 @@ def add_convert(commands: Any) -> None:
     convert.add_argument(
         "--dequantize",
         action="store_true",
-        help="of a GGUF file, keep tensors of other quantised types as float32 (default: they are an error)",
+        help="of a GGUF file, keep tensors of other quantized types as float32 (default: they are an error)",
     )
     convert.set_defaults(run=_run)
 
@@ -61,26 +60,14 @@ def convert_checkpoint(
     path = Path(dest)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no name of a safetensors file: end it in .safetensors")
-    if path.is_file():
-        if not force:
-            raise FileExistsError(f"{path} exists: pass --force to replace it")
-        _check_apart(path, source)
+    if path.is_file() and not force:
+        raise FileExistsError(f"{path} exists: pass --force to replace it")
     checkpoint = load_checkpoint(
         source, names=names, xp=_DEVICES[device], dequantize=dequantize, progress=progress
     )
     save(path, checkpoint)
     size = path.stat().st_size
-    return f"{path}: {len(checkpoint)} layers and arrays, {size:,} bytes, from {checkpoint.format}"
-
-
-def _check_apart(dest: Path, source: str | os.PathLike[str]) -> None:
-    """ValueError where the model would lose one of its files; a single file is replaced once it is read."""
-    files = find_files(source).paths
-    if len(files) > 1 and any(dest.samefile(file) for file in files):
-        raise ValueError(
-            f"{dest} is one of the {len(files)} files of {source}, which are no model without it: write to "
-            "another file, and delete these afterwards"
-        )
+    return f"{path}: {len(checkpoint)} layers and arrays, {size:,} bytes, from {printable(checkpoint.format)}"
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -88,7 +75,8 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         text = convert_checkpoint(options.pop("source"), options.pop("dest"), **options)
     except (OSError, ValueError, TypeError, ImportError, cupy.cuda.runtime.CUDARuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(printable(str(error)))
+    except MemoryError as error:  # the host's, or the GPU's: CuPy's OutOfMemoryError is one
+        return failed(printable(f"out of memory while {chosen.source} was converted: {error}"), 1)
     print(text)
     return 0

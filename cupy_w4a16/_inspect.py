@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
+from ._printing import failed, printable
 from .checkpoint.files import Files, find_files
 from .checkpoint.gguf import GgufCheckpoint
 from .checkpoint.tensors import TensorCheckpoint
@@ -24,7 +24,7 @@ def add_inspect(commands: Any) -> None:
         help="show what a checkpoint holds",
         description="Show names, shapes, group sizes, dtypes and bytes of the weights in a file that save() "
         "or convert wrote; or the tensors of any other safetensors or GGUF file, or model's folder, and how "
-        "they are quantised. It reads headers alone and needs no GPU.",
+        "they are quantized. It reads headers alone and needs no GPU.",
     )
     inspect.add_argument("file", metavar="PATH", help="a safetensors or GGUF file, or a model's folder")
     inspect.set_defaults(run=_run)
@@ -45,7 +45,7 @@ def format_file(path: str | os.PathLike[str]) -> str:
         return _table(rows, f"{len(weights)} weights, packed layout {version}, {total:,} bytes")
     rows = [_TENSOR_ROW]
     rows += [
-        (_printable(name), str(entry.shape), _printable(entry.dtype), f"{entry.nbytes:,}")
+        (printable(name), str(entry.shape), printable(entry.dtype), f"{entry.nbytes:,}")
         for file in opened
         for name, entry in file.entries.items()
     ]
@@ -59,7 +59,7 @@ def _format_gguf(files: Files) -> str:
     tensors = open_gguf(files.paths[0])
     rows: list[tuple[str, ...]] = [_TENSOR_ROW]
     rows += [
-        (_printable(name), str(tuple(each.shape.tolist())), each.tensor_type.name, f"{each.n_bytes:,}")
+        (printable(name), str(tuple(each.shape.tolist())), each.tensor_type.name, f"{each.n_bytes:,}")
         for name, each in tensors.items()
     ]
     total = sum(int(each.n_bytes) for each in tensors.values())
@@ -69,15 +69,11 @@ def _format_gguf(files: Files) -> str:
 def _recognised(files: Files) -> str:
     """What `load_checkpoint` makes of the tensors, or why it refuses them."""
     try:
-        source: Any
-        if files.is_gguf:
-            source = GgufCheckpoint(files.paths[0])
-            source.check(source.names)
-        else:
-            source = TensorCheckpoint(files)
+        source: Any = GgufCheckpoint(files.paths[0]) if files.is_gguf else TensorCheckpoint(files)
+        source.check(source.names)
     except ValueError as error:
-        return f"load_checkpoint refuses it: {_printable(str(error))}"
-    return f"load_checkpoint: {len(source.names)} layers and arrays; {_printable(source.format)}"
+        return f"load_checkpoint refuses it: {printable(str(error))}"
+    return f"load_checkpoint: {len(source.names)} layers and arrays; {printable(source.format)}"
 
 
 def _table(rows: list[tuple[str, ...]], *below: str) -> str:
@@ -93,25 +89,21 @@ def _weight_row(weights: Weights, name: str) -> tuple[str, str, str, str, str]:
     parts, options = weights.parts(name), weights.options(name)
     nbytes = f"{sum(entry.nbytes for entry in parts.values()):,}"
     if "" in parts:
-        return _printable(name), str(parts[""].shape), "", _printable(parts[""].dtype), nbytes
+        return printable(name), str(parts[""].shape), "", printable(parts[""].dtype), nbytes
     blocks, scales = parts.get("b_packed"), parts.get("scales")
     n = scales.shape[-1] if scales and scales.shape else "?"
     k = options.get("k") or (f"<= {128 * blocks.shape[1]}" if blocks and len(blocks.shape) == 3 else "?")
     dtypes = ", ".join(f"{key} {entry.dtype}" for key, entry in parts.items() if key != "b_packed")
-    shape, group_size = _printable(f"k {k}, n {n}"), _printable(str(options.get("group_size")))
-    return _printable(name), shape, group_size, _printable(dtypes), nbytes
-
-
-def _printable(text: str) -> str:
-    """`text`, quoted where it would move the cursor or colour a terminal."""
-    return text if text.isprintable() else ascii(text)
+    shape, group_size = printable(f"k {k}, n {n}"), printable(str(options.get("group_size")))
+    return printable(name), shape, group_size, printable(dtypes), nbytes
 
 
 def _run(chosen: argparse.Namespace) -> int:
     try:
         text = format_file(chosen.file)
     except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(printable(str(error)))
+    except MemoryError as error:
+        return failed(printable(f"out of memory while {chosen.file} was read: {error}"), 1)
     print(text)
     return 0

@@ -1,9 +1,9 @@
 """Packed weights on disk: `save` and `load`, a safetensors file that says which packed layout it has.
 
-Metadata: ``format`` is "cupy_w4a16", ``packed_layout_version`` the number, ``weights`` JSON: for each weight
-its kind ("weight", "permuted" or "linear"), the names of its arrays, and what is no array, such as
-``group_size`` and ``k``. The arrays of weight W are the tensors ``W.b_packed``, ``W.scales`` and so on; every
-tensor that no weight names is a plain array.
+Metadata: `format` is "cupy_w4a16", `packed_layout_version` the number, `weights` JSON: for each weight its
+kind ("weight", "permuted" or "linear"), the names of its arrays, and what is no array, such as `group_size`
+and `k`. The arrays of weight W are the tensors `W.b_packed`, `W.scales` and so on; every tensor that no
+weight names is a plain array.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import as_arrays, check_library, type_name
-from ._check_quantized import check_quantized
-from ._pack import BLOCK_K, PACKED_LAYOUT_VERSION
+from ._arrays import check_library, type_name
+from ._pack import PACKED_LAYOUT_VERSION
 from ._quantize import QuantizedWeight
 from ._scalars import as_path
+from ._weight_parts import KINDS, parts_of
 from .formats._permuted import PermutedWeight
 from .formats._safetensors import METADATA, Entry, Safetensors
 from .formats._safetensors_writer import SafetensorsWriter
@@ -30,49 +30,59 @@ from .linear import Linear
 
 FORMAT = "cupy_w4a16"
 _HEADER_BYTES = 2048  # room for what the header says of a weight
-_KINDS = {"weight": QuantizedWeight, "permuted": PermutedWeight, "linear": Linear}
 
 
 def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
     """Write packed weights to a safetensors file, so that packing happens once; `load` reads it.
 
     The file is written beside its place and moved there when it is whole. Weights are written as they come,
-    GPU arrays copied to the host one at a time: ``save(path, load_checkpoint(source))`` holds one in memory.
+    GPU arrays copied to the host one at a time: `save(path, load_checkpoint(source))` holds one in memory.
 
-    Args:
-        path: the file, by custom ``*.safetensors``; it is replaced if it exists (of a symbolic link the
-            target).
-        weights: by name, as a mapping or pairs, any of: ``QuantizedWeight``, ``PermutedWeight``, ``Linear``
-            (with bias, alpha and its other options), and plain NumPy or CuPy arrays (norms, embeddings). Only
-            a ``Linear`` keeps k where the last group or block is not whole.
+    Parameters
+    ----------
+    path : str or path, the file, by custom `*.safetensors`
+        It is replaced if it exists (of a symbolic link the target).
+    weights : mapping of names to weights, or iterable of pairs (name, weight)
+        Weights are any of: `QuantizedWeight`, `PermutedWeight`, `Linear` (with bias, alpha and its other
+        options), and plain NumPy or CuPy arrays (norms, embeddings). Only a `Linear` keeps k where the last
+        group or block is not whole.
 
-    Raises:
-        TypeError: ``path`` names no file, ``weights`` is one weight without a name, a name is no text, a
-            value none of these, or a dtype one that safetensors lacks.
-        ValueError: a name comes twice, or names clash (a plain array "up.scales" beside a weight "up"), or
-            arrays of a weight do not fit together.
-        OSError: the file can't be written, or what is there is no regular file.
+    Raises
+    ------
+    TypeError
+        `path` names no file, `weights` is one weight without a name, a name is no text, a value none of
+        these, or a dtype one that safetensors lacks.
+    ValueError
+        A name comes twice, or names clash (a plain array "up.scales" beside a weight "up"), or arrays of a
+        weight do not fit together; or `weights` is a `load_checkpoint` of which a part would be lost, as it
+        reads `path` among other files, or not all of it.
+    OSError
+        The file can't be written, or what is there is no regular file.
 
-    Example:
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> from cupy_w4a16 import load, quantize, save
-        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-        >>> save(path, {"up": quantize(np.eye(128, 64, dtype=np.float16)), "norm": np.ones(64, np.float16)})
-        >>> sorted(load(path))
-        ['norm', 'up']
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from cupy_w4a16 import load, quantize, save
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> save(path, {"up": quantize(np.eye(128, 64, dtype=np.float16)), "norm": np.ones(64, np.float16)})
+    >>> sorted(load(path))
+    ['norm', 'up']
     """
     described: dict[str, dict[str, Any]] = {}
     owners: dict[str, str] = {}
     names: set[str] = set()
+    check_target = getattr(weights, "_check_target", None)  # a Checkpoint's, which reads files as it yields
+    if check_target is not None:
+        check_target(as_path(path))
     room = _HEADER_BYTES * (1 + operator.length_hint(weights, 1000))
     with SafetensorsWriter(path, room) as writer:
         for name, value in _pairs(weights):
             _add_name(names, name)
-            parts = _parts(name, value)
-            if isinstance(value, tuple(_KINDS.values())):
+            parts = parts_of(name, value)
+            if isinstance(value, tuple(KINDS.values())):
                 described[name] = {
-                    "kind": next(kind for kind, one in _KINDS.items() if isinstance(value, one)),
+                    "kind": next(kind for kind, one in KINDS.items() if isinstance(value, one)),
                     "arrays": [key for key, x in parts.items() if hasattr(x, "shape")],
                     **{key: x for key, x in parts.items() if not hasattr(x, "shape")},
                 }
@@ -95,28 +105,36 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, Any] | Iterable[tup
 def load(path: str | os.PathLike[str], *, xp: ModuleType = np) -> Weights:
     """The weights of a file that `save` wrote, by name, each read when it is asked for.
 
-    Args:
-        path: the file; only its header is read here.
-        xp: ``numpy`` or ``cupy``: where arrays go; cupy's current device.
+    Parameters
+    ----------
+    path : str or path, the file, of which only the header is read here
+    xp : module, `numpy` or `cupy`: where arrays go; cupy's current device
 
-    Returns:
-        A read-only mapping of names to what was saved: ``QuantizedWeight``, ``PermutedWeight``, ``Linear`` or
-        plain array, new at each look-up. ``dict(load(path))`` reads all.
+    Returns
+    -------
+    Weights
+        A read-only mapping of names to what was saved: `QuantizedWeight`, `PermutedWeight`, `Linear` or plain
+        array, new at each look-up. `dict(load(path))` reads all.
 
-    Raises:
-        TypeError: ``path`` names no file, or ``xp`` is no such module.
-        OSError: the file can't be read, or is a folder.
-        ValueError: it is no safetensors file, truncated, not of this package, or of another packed layout; at
-            a look-up: its arrays do not make a weight.
+    Raises
+    ------
+    TypeError
+        `path` names no file, or `xp` is no such module.
+    OSError
+        The file can't be read, or is a folder.
+    ValueError
+        The file is no safetensors file, truncated, not of this package, or of another packed layout; at a
+        look-up: its arrays do not make a weight.
 
-    Example:
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> from cupy_w4a16 import Linear, load, quantize, save
-        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-        >>> save(path, {"up": Linear(*quantize(np.eye(200, 64, dtype=np.float16)), k=200)})
-        >>> load(path)["up"]
-        Linear(200 -> 64, group_size=128, float16, numpy)
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from cupy_w4a16 import Linear, load, quantize, save
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> save(path, {"up": Linear(*quantize(np.eye(200, 64, dtype=np.float16)), k=200)})
+    >>> load(path)["up"]
+    Linear(200 -> 64, group_size=128, float16, numpy)
     """
     check_library(xp)
     path = as_path(path)
@@ -167,7 +185,7 @@ class Weights(Mapping[str, Any]):
                 value = PermutedWeight(perm=arrays.pop("perm"), weight=_weight(arrays, options))
             else:
                 value = _weight(arrays, options) if kind == "weight" else Linear(**(arrays | options))
-            _parts(name, value)
+            parts_of(name, value)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path}: weight {name!r} is damaged: {error}") from error
         return value
@@ -187,7 +205,7 @@ class Weights(Mapping[str, Any]):
 
 def _pairs(weights: Any) -> Iterator[tuple[Any, Any]]:
     """Names and values; TypeError where they are no pairs."""
-    if isinstance(weights, (*_KINDS.values(), str)) or not isinstance(weights, Iterable):
+    if isinstance(weights, (*KINDS.values(), str)) or not isinstance(weights, Iterable):
         raise TypeError(
             f"weights is a {type_name(weights)}: pass a mapping such as {{'up': weight}}, or pairs of a name "
             "and a weight"
@@ -209,31 +227,6 @@ def _add_name(names: set[str], name: Any) -> None:
     names.add(name)
 
 
-def _parts(name: str, value: Any) -> dict[str, Any]:
-    """The arguments that make `value` again, None left out; under its name alone if it is a plain array."""
-    if isinstance(value, Linear):
-        given = value._given()
-        if given.get("dtype") is not None:
-            given["dtype"] = given["dtype"].name
-    elif isinstance(value, PermutedWeight):
-        given = _parts(name, value.weight) | _parts("perm", value.perm)
-    elif isinstance(value, QuantizedWeight):
-        try:
-            weight = check_quantized(*value, k=_largest_k(value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"weight {name!r}: {error}") from error
-        given = {key: getattr(weight, key) for key in QuantizedWeight._fields}
-    else:
-        try:
-            return {name: as_arrays({name: value})[1][0]}
-        except TypeError as error:
-            raise TypeError(
-                f"{name!r} is a {type_name(value)}: {', '.join(one.__name__ for one in _KINDS.values())} "
-                "and arrays can be saved"
-            ) from error
-    return {key: x for key, x in given.items() if x is not None}
-
-
 def _is_broken(text: str) -> bool:
     """Whether UTF-8 can't say it: half of a surrogate pair."""
     return text.encode(errors="replace").decode() != text
@@ -243,16 +236,6 @@ def _weight(arrays: dict[str, Any], options: dict[str, Any]) -> QuantizedWeight:
     if type(options["group_size"]) is not int:
         raise TypeError(f"its group_size is {options['group_size']!r}")
     return QuantizedWeight(**({"zeros": None} | arrays | options))
-
-
-def _largest_k(weight: QuantizedWeight) -> int | None:
-    """A QuantizedWeight does not keep k; the largest that its arrays allow is good for checking them."""
-    blocks: tuple[int, ...] = getattr(weight.b_packed, "shape", ())
-    scales: tuple[int, ...] = getattr(weight.scales, "shape", ())
-    if len(blocks) != 3 or len(scales) != 2 or not weight.group_size:
-        return None  # which check_quantized says more about
-    most = BLOCK_K * blocks[1]
-    return most if weight.group_size < 0 else min(most, weight.group_size * scales[0])
 
 
 def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
@@ -272,7 +255,7 @@ def _described(file: Safetensors) -> dict[str, dict[str, Any]]:
     try:
         described = json.loads(metadata["weights"])
         sound = all(
-            one["kind"] in _KINDS and all(isinstance(key, str) for key in one["arrays"])
+            one["kind"] in KINDS and all(isinstance(key, str) for key in one["arrays"])
             for one in described.values()
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):

@@ -20,6 +20,7 @@ from ..formats._safetensors import MAX_HEADER_BYTES, without_duplicates
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _REFUSED = "pickles run code when loaded and are refused; make it safetensors where it is trusted"
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 _GGUF_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -33,7 +34,7 @@ class Files(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a checkpoint says of its quantisation, and where it says so."""
+    """What a checkpoint says of its quantization, and where it says so."""
 
     path: Path
     values: dict[str, Any]
@@ -56,6 +57,12 @@ def find_files(path: str | os.PathLike[str]) -> Files:
             f"{path} is one of {int(part[1])} parts of a GGUF model: join them (llama-gguf-split --merge)"
         )
     return Files((path,), is_gguf)
+
+
+def is_shard(files: Files) -> bool:
+    """Whether it is one of several files of a model, alone: layers may be elsewhere, wholly or in part."""
+    part = _SHARD.search(files.paths[0].name)
+    return files.index_path is None and part is not None and int(part[1]) > 1
 
 
 def find_settings(files: Files) -> Settings | None:

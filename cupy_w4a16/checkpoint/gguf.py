@@ -10,6 +10,7 @@ import numpy as np
 
 from .._dtypes import BFLOAT16
 from ..formats import from_gguf, open_gguf
+from ..formats._gguf_header import check_gguf_header
 from ..linear import Linear
 from .bias import bias_like
 
@@ -24,6 +25,12 @@ class GgufCheckpoint:
     def __init__(self, path: Path, xp: ModuleType = np, dequantize: bool = False) -> None:
         self._path, self._xp, self._dequantize = path, xp, dequantize
         self.tensors = open_gguf(path)
+        files = check_gguf_header(path)
+        if files > 1:  # the file's name need not say so
+            raise ValueError(
+                f"{path} is one of {files} parts of a GGUF model, by its split.count: join them "
+                "(llama-gguf-split --merge)"
+            )
         #: By name of a layer or plain array, its tensors: the weight's and a bias's.
         self.parts: dict[str, list[str]] = {}
         layers = {name: name.removesuffix(_WEIGHT) for name in self.tensors if self._type(name) in _LAYERS}
@@ -33,7 +40,7 @@ class GgufCheckpoint:
             if name in biases:
                 continue
             if base in self.parts:
-                raise ValueError(f"{path} has both a tensor {base!r} and a quantised layer of that name")
+                raise ValueError(f"{path} has both a tensor {base!r} and a quantized layer of that name")
             bias = f"{base}{_BIAS}"
             has_bias = base != name and bias in self.tensors
             self.parts[base] = [name, bias] if has_bias else [name]
@@ -92,5 +99,5 @@ class GgufCheckpoint:
             return np.asarray(dequantize(data, self.tensors[name].tensor_type), np.float32)
         except NotImplementedError as error:
             raise ValueError(
-                f"{self._path}: tensor {name!r} is {kind}, which gguf can't dequantise"
+                f"{self._path}: tensor {name!r} is {kind}, which gguf can't dequantize"
             ) from error

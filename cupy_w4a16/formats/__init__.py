@@ -1,4 +1,4 @@
-"""Quantised checkpoints of other libraries as arguments of `gemm` and `Linear`, one file a format."""
+"""Quantized checkpoints of other libraries as arguments of `gemm` and `Linear`, one file a format."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from .._dtypes import HALF_DTYPES
 from .._group_size import ALLOWED_SIZES, fitting_group_size, group_rows, is_group_size
 from .._pack import pack
 from .._quantize import QuantizedWeight
+from .._rounding import SYMMETRIC_ZERO
 from .._scalars import as_int
-from ._nibbles import MIDDLE
 from ._permuted import PermutedWeight
 
 
@@ -73,13 +73,13 @@ def _zeros(xp: ModuleType, named: tuple[str, Any] | None, symmetric: bool | None
     name, zeros = named
     if symmetric is False:
         return xp.ascontiguousarray(zeros)
-    if bool((zeros == MIDDLE).all()):
+    if bool((zeros == SYMMETRIC_ZERO).all()):
         return None
     if symmetric:
         low, high = int(zeros.min()), int(zeros.max())
         hint = ", and zero_offset= to the format's version" if name == "qzeros" and low == high else ""
         raise ValueError(
-            f"symmetric is True, but {name} holds zeros from {low} to {high}, not {MIDDLE} alone: "
+            f"symmetric is True, but {name} holds zeros from {low} to {high}, not {SYMMETRIC_ZERO} alone: "
             f"leave symmetric= out{hint}"
         )
     return xp.ascontiguousarray(zeros)

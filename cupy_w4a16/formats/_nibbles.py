@@ -10,16 +10,26 @@ import numpy as np
 
 PER_WORD = 8
 BITS = 4
-#: The code of the signed number 0, and the zero of symmetric weights.
-MIDDLE = 8
 #: Widths that the formats know and we don't serve, so that a message can say which one was found.
 _OTHER_BITS = (2, 3, 8)
 
 
-def check_bits(bits: Any) -> None:
-    """ValueError unless the codes have 4 bits."""
-    if bits != BITS:
-        raise ValueError(f"bits is {bits!r}: only 4-bit codes are served; quantize the model to 4 bits")
+def check_bits(bits: Any, name: str = "bits") -> None:
+    """ValueError, which calls `bits` by `name`, unless it is the integer 4."""
+    if not isinstance(bits, (int, np.integer)) or bits != BITS:  # True is an int too, but is not 4
+        raise ValueError(
+            f"{name} is {shortened(bits)}: only 4-bit codes are served; quantize the model to 4 bits"
+        )
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, which what a file holds might fill for pages.
+
+    >>> shortened("4"), len(shortened("4" * 1000))
+    ("'4'", 80)
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def as_words(name: str, x: Any, layout: str) -> Any:

@@ -11,28 +11,30 @@ from .._quantize import QuantizedWeight
 class PermutedWeight(NamedTuple):
     """A weight with its rows in another order, which the activations have to follow.
 
-    Quantisers that go through k by falling importance ("act-order", `desc_act`) form groups of rows that do
+    Quantizers that go through k by falling importance ("act-order", `desc_act`) form groups of rows that do
     not lie side by side. Here the rows are in the order of their groups, row i being row `perm[i]` of the
     original: `a @ w` is `gemm(a[..., perm], *weight)`, or `Linear(*weight, perm=perm)(a)`, which gathers by a
     kernel of its own. It is not a `QuantizedWeight`, and `gemm` refuses it, so that the permutation can't be
     forgotten.
 
-    Attributes:
-        weight: `QuantizedWeight`, rows in the order of the groups.
-        perm: int64 `(k,)`, of the arrays' library.
+    Attributes
+    ----------
+    weight : QuantizedWeight, rows in the order of the groups
+    perm : int64 array (k,), of the arrays' library
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import Linear, PermutedWeight, gemm, quantize
-        >>> w = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float16)
-        >>> perm = np.arange(128)[::-1]
-        >>> permuted = PermutedWeight(quantize(w[perm], 64), perm)
-        >>> a = np.ones((2, 128), np.float16)
-        >>> weight, perm = permuted
-        >>> gemm(a[..., perm], *weight).shape
-        (2, 64)
-        >>> Linear(*weight, perm=perm)(a).shape
-        (2, 64)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import Linear, PermutedWeight, gemm, quantize
+    >>> w = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float16)
+    >>> perm = np.arange(128)[::-1]
+    >>> permuted = PermutedWeight(quantize(w[perm], 64), perm)
+    >>> a = np.ones((2, 128), np.float16)
+    >>> weight, perm = permuted
+    >>> gemm(a[..., perm], *weight).shape
+    (2, 64)
+    >>> Linear(*weight, perm=perm)(a).shape
+    (2, 64)
     """
 
     weight: QuantizedWeight
@@ -42,9 +44,12 @@ class PermutedWeight(NamedTuple):
 def permutation(xp: ModuleType, name: str, g_idx: Any, k: int, group_size: int) -> Any:
     """The order of rows that puts the groups of `g_idx` side by side; None where they are already.
 
-    Raises:
-        TypeError: `g_idx` is not of integers.
-        ValueError: it is not `(k,)`, or its groups are not of `group_size` rows each (the last may be short).
+    Raises
+    ------
+    TypeError
+        `g_idx` is not of integers.
+    ValueError
+        `g_idx` is not of shape (k,), or its groups are not of `group_size` rows each (the last may be short).
     """
     if g_idx is None:
         return None

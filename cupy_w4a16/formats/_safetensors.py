@@ -1,7 +1,7 @@
 """Safetensors files: the header, and one tensor at a time.
 
 A file is 8 bytes with the length of the header (little-endian), the header, and the tensors' bytes. The
-header is JSON: ``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {text: text}}``,
+header is JSON: `{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {text: text}}`,
 offsets from its end; the tensors cover the rest of the file without gap or overlap. Source: README.md,
 "Format", of github.com/huggingface/safetensors.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,14 +24,16 @@ from .._dtypes import BFLOAT16
 
 #: The package `safetensors` refuses longer headers too.
 MAX_HEADER_BYTES = 100_000_000
+_MAX_AXES = 64  # NumPy's limit
 
-_DTYPES = {
+#: NumPy's dtypes by the format's words.
+DTYPES = {
     "BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "U16": np.dtype("<u2"),
     "I16": np.dtype("<i2"), "F16": np.dtype("<f2"), "BF16": BFLOAT16, "U32": np.dtype("<u4"),
     "I32": np.dtype("<i4"), "F32": np.dtype("<f4"), "U64": np.dtype("<u8"), "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA = "__metadata__"
 # What other files start with that are met under such names.
 _OTHERS = {
@@ -69,10 +72,10 @@ class Safetensors:
     def read(self, name: str) -> np.ndarray:
         """The tensor `name`, a new NumPy array."""
         dtype_name, shape, begin, end = self.entries[name]
-        dtype = _DTYPES.get(dtype_name)
+        dtype = DTYPES.get(dtype_name)
         if dtype is None:
             raise ValueError(
-                f"{self.path}: tensor {name!r} has dtype {dtype_name}; readable are {', '.join(_DTYPES)}"
+                f"{self.path}: tensor {name!r} has dtype {dtype_name}; readable are {', '.join(DTYPES)}"
             )
         with self.path.open("rb") as file:
             if _stamp(file) != self._stamp:
@@ -119,8 +122,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; ValueError where it has a key twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"it has {twice!r} twice")
     return found
 
@@ -146,15 +148,17 @@ def _checked(header: Any, start: int, size: int) -> tuple[dict[str, str], dict[s
 def _entry(name: str, given: Any, start: int) -> Entry:
     try:
         dtype, shape, (begin, end) = given["dtype"], given["shape"], given["data_offsets"]
-        counts = [*shape, begin, end]
-        sound = isinstance(dtype, str) and all(type(count) is int and count >= 0 for count in counts)
+        counts = all(type(count) is int and 0 <= count < 1 << 64 for count in (*shape, begin, end))
+        sound = isinstance(dtype, str) and counts
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound or end < begin:
         raise ValueError(f"tensor {name!r} lacks a sound dtype, shape and data_offsets")
+    if len(shape) > _MAX_AXES:  # said before they are multiplied, which would take time by their square
+        raise ValueError(f"tensor {name!r} has {len(shape)} axes, where {_MAX_AXES} are allowed")
     nbytes = end - begin
     # Dtypes that are not known here may be narrower than a byte; their sizes are not checked.
-    if dtype in _DTYPES and math.prod(shape) * _DTYPES[dtype].itemsize != nbytes:
+    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != nbytes:
         raise ValueError(f"tensor {name!r}, {dtype} of shape {shape}, can't be {nbytes} bytes")
     return Entry(dtype, tuple(shape), start + begin, start + end)
 

@@ -31,35 +31,42 @@ def from_awq(
     `dequantize` gives these very weights in the dtype of `scales` (a zero of a negative scale has the other
     sign).
 
-    Args:
-        qweight: int32 `(k, n / 8)`, NumPy or CuPy; the others are of the same library.
-        qzeros: int32 `(ceil(k / group_size), n / 8)`, or None: every zero is 8.
-        scales: `(ceil(k / group_size), n)`, float16 or bfloat16. It is kept, not copied, where contiguous.
-        bits: of the checkpoint's configuration (`"bits"`, `"w_bit"`); 4 is served.
-        group_size: of the configuration: a power of two from 32, -1, or k and more (which become -1); None
-            takes what fits the rows of `scales`.
-        symmetric: None: `zeros` is None in the result if all are 8, which is faster; True: anything else is
-            an error; False: zeros are kept.
-
-    Returns:
-        `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 15.
-
-    Raises:
-        TypeError: a tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.
-        ValueError: shapes do not fit together, groups are of other sizes, bits are not 4; the message names
-            the tensor.
-
     Source: AutoAWQ, `awq/modules/linear/gemm.py` (`from_linear`) and `awq/utils/packing_utils.py`
     (`dequantize_gemm`).
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, from_awq
-        >>> qweight = np.full((128, 1), 0x75316420, np.int32)  # columns of 0, 1, 2, ... 7
-        >>> qzeros = np.full((1, 1), 0x22222222, np.int32)
-        >>> scales = np.full((1, 8), 0.5, np.float16)
-        >>> dequantize(*from_awq(qweight, qzeros, scales))[0].tolist()
-        [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    Parameters
+    ----------
+    qweight : int32 array (k, n / 8), NumPy or CuPy; the others are of the same library
+    qzeros : int32 array (ceil(k / group_size), n / 8); None: every zero is 8
+    scales : array (ceil(k / group_size), n), float16 or bfloat16; kept, not copied, where contiguous
+    bits : int, of the checkpoint's configuration (`"bits"`, `"w_bit"`); 4 is served
+    group_size : int, of the configuration: a power of two from 32, -1, or k and more (which become -1)
+        None takes what fits the rows of `scales`.
+    symmetric : bool, or None
+        None: `zeros` is None in the result if all are 8, which is faster; True: anything else is an error;
+        False: zeros are kept.
+
+    Returns
+    -------
+    QuantizedWeight
+        `(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 15.
+
+    Raises
+    ------
+    TypeError
+        A tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.
+    ValueError
+        Shapes do not fit together, groups are of other sizes, bits are not 4; the message names the tensor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, from_awq
+    >>> qweight = np.full((128, 1), 0x75316420, np.int32)  # columns of 0, 1, 2, ... 7
+    >>> qzeros = np.full((1, 1), 0x22222222, np.int32)
+    >>> scales = np.full((1, 8), 0.5, np.float16)
+    >>> dequantize(*from_awq(qweight, qzeros, scales))[0].tolist()
+    [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
     """
     check_bits(bits)
     required(qweight=qweight, scales=scales)

@@ -10,9 +10,10 @@ import numpy as np
 from .._arrays import as_arrays
 from .._check_quantized import required
 from .._quantize import QuantizedWeight
+from .._rounding import SYMMETRIC_ZERO
 from .._scalars import as_ints
 from ._finish import check_scales, finished, group_size_of
-from ._nibbles import MIDDLE, PER_WORD, as_words, check_bits, codes_across, codes_down, seems
+from ._nibbles import PER_WORD, as_words, check_bits, codes_across, codes_down, seems
 from ._permuted import PermutedWeight, permutation
 
 
@@ -35,42 +36,50 @@ def from_compressed_tensors(
     transposed to `(k, n)`, in the dtype of `weight_scale` (a zero of a negative scale has the other sign).
     Strategies "group" and "channel" are served, "tensor" and "block" are not.
 
-    Args:
-        weight_packed: int32 `(n, ceil(k / 8))`, NumPy or CuPy; the others are of the same library.
-        weight_scale: `(n, groups)`, float16 or bfloat16; one group for the strategy "channel".
-        weight_zero_point: int32 `(ceil(n / 8), groups)`, or int8 `(n, groups)` from -8 to 7 as older versions
-            wrote it; None: symmetric, zero point 0.
-        weight_shape: n and k, two integers, in any array or sequence; None: k is 8 x the words of a row.
-        weight_g_idx: integers `(k,)`, the group of each k (`"actorder": "group"`). None, or a -1 in it, which
-            means that it was never set: groups are runs of k.
-        bits: of the checkpoint's configuration (`"num_bits"`); 4 is served.
-        group_size: of the configuration: a power of two from 32, -1, or k and more (which become -1); None
-            takes what fits the columns of `weight_scale`.
-        symmetric: None: `zeros` is None in the result if all are 8, which is faster; True: anything else is
-            an error; False: zeros are kept.
+    Source: compressed-tensors, `compressors/quantized_compressors/pack_quantized.py` (`pack_to_int32`) and
+    `quantization/lifecycle/forward.py` (`dequantize`; a -1 in `g_idx`).
 
-    Returns:
+    Parameters
+    ----------
+    weight_packed : int32 array (n, ceil(k / 8)), NumPy or CuPy; the others are of the same library
+    weight_scale : array (n, groups), float16 or bfloat16; one group for the strategy "channel"
+    weight_zero_point : int32 array (ceil(n / 8), groups), or int8 array (n, groups) from -8 to 7
+        The latter is what older versions wrote. None: symmetric, zero point 0.
+    weight_shape : n and k, two integers, in any array or sequence; None: k is 8 x the words of a row
+    weight_g_idx : integers (k,), the group of each k (`"actorder": "group"`)
+        None, or a -1 in it, which means that it was never set: groups are runs of k.
+    bits : int, of the checkpoint's configuration (`"num_bits"`); 4 is served
+    group_size : int, of the configuration: a power of two from 32, -1, or k and more (which become -1)
+        None takes what fits the columns of `weight_scale`.
+    symmetric : bool, or None
+        None: `zeros` is None in the result if all are 8, which is faster; True: anything else is an error;
+        False: zeros are kept.
+
+    Returns
+    -------
+    QuantizedWeight or PermutedWeight
         `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 15 (zero point
         + 8); or, where `weight_g_idx` mixes k (act-order), `PermutedWeight(weight, perm)`:
         `Linear(*weight, perm=perm)`.
 
-    Raises:
-        TypeError: a tensor is of a dtype that is not served, `weight_shape` is not of integers, or NumPy and
-            GPU arrays are mixed.
-        ValueError: shapes do not fit together, groups are of other or unequal sizes, bits are not 4; the
-            message names the tensor.
+    Raises
+    ------
+    TypeError
+        A tensor is of a dtype that is not served, `weight_shape` is not of integers, or NumPy and GPU arrays
+        are mixed.
+    ValueError
+        Shapes do not fit together, groups are of other or unequal sizes, bits are not 4; the message names
+        the tensor.
 
-    Source: compressed-tensors, `compressors/quantized_compressors/pack_quantized.py` (`pack_to_int32`) and
-    `quantization/lifecycle/forward.py` (`dequantize`; a -1 in `g_idx`).
-
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, from_compressed_tensors
-        >>> weight_packed = np.full((64, 16), 0x76543210, np.int32)  # -8 to -1, and again
-        >>> weight_scale = np.full((64, 1), 0.5, np.float16)
-        >>> weight = from_compressed_tensors(weight_packed, weight_scale, weight_shape=(64, 128))
-        >>> dequantize(*weight)[:4, 0].tolist()  # (k, n)
-        [-4.0, -3.5, -3.0, -2.5]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, from_compressed_tensors
+    >>> weight_packed = np.full((64, 16), 0x76543210, np.int32)  # -8 to -1, and again
+    >>> weight_scale = np.full((64, 1), 0.5, np.float16)
+    >>> weight = from_compressed_tensors(weight_packed, weight_scale, weight_shape=(64, 128))
+    >>> dequantize(*weight)[:4, 0].tolist()  # (k, n)
+    [-4.0, -3.5, -3.0, -2.5]
     """
     check_bits(bits)
     required(weight_packed=weight_packed, weight_scale=weight_scale)
@@ -132,7 +141,7 @@ def _zeros(xp: ModuleType, zero_point: Any, shape: tuple[int, int]) -> Any:
                 f"weight_zero_point holds numbers from {int(zero_point.min())} to {int(zero_point.max())}: "
                 "those of 4 bits go from -8 to 7, and only 4 bits are served"
             )
-        return (zero_point + np.int8(MIDDLE)).astype(np.uint8).T
+        return (zero_point + np.int8(SYMMETRIC_ZERO)).astype(np.uint8).T
     words = as_words("weight_zero_point", zero_point, f"{packed}; or int8, {tuple(shape)}")
     if words.shape != packed:
         raise ValueError(

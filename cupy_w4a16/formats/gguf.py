@@ -1,14 +1,14 @@
 """GGUF, the files of llama.cpp: tensors of type Q4_0 and Q4_1 to packed weights, without rounding codes anew.
 
-A row of a tensor (one output feature) is k / 32 blocks of 32 weights along k. With ``d`` and ``m`` float16,
-little-endian, and ``qs`` 16 bytes, whose byte i holds code i in its low and code i + 16 in its high nibble::
+A row of a tensor (one output feature) is k / 32 blocks of 32 weights along k. With `d` and `m` float16,
+little-endian, and `qs` 16 bytes, whose byte i holds code i in its low and code i + 16 in its high nibble::
 
     Q4_0   d, qs        18 bytes    w = (q - 8) * d
     Q4_1   d, m, qs     20 bytes    w = q * d + m
 
-Source: ``block_q4_0`` and ``block_q4_1`` in ``ggml/src/ggml-common.h``, ``dequantize_row_q4_0`` and
-``dequantize_row_q4_1`` in ``ggml/src/ggml-quants.c`` of github.com/ggml-org/llama.cpp; the same in NumPy is
-its ``gguf-py/gguf/quants.py``.
+Source: `block_q4_0` and `block_q4_1` in `ggml/src/ggml-common.h`, `dequantize_row_q4_0` and
+`dequantize_row_q4_1` in `ggml/src/ggml-quants.c` of github.com/ggml-org/llama.cpp; the same in NumPy is its
+`gguf-py/gguf/quants.py`.
 """
 
 from __future__ import annotations
@@ -44,35 +44,40 @@ _MAX_ZERO = float(np.finfo(FLOAT16).max) - 15
 def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> QuantizedWeight:
     """A Q4_0 or Q4_1 tensor of a GGUF file as a weight of ours, in groups of 32, scales float16.
 
-    Q4_0 is exact: symmetric, and ``dequantize`` in float32 gives the format's own values. Q4_1 gets float32
-    zeros ``-m / d``, and ``dequantize`` in float32 lies within ``2**-24 * (|m| + 2 |w|)`` of q * d + m (three
+    Q4_0 is exact: symmetric, and `dequantize` in float32 gives the format's own values. Q4_1 gets float32
+    zeros `-m / d`, and `dequantize` in float32 lies within `2**-24 * (|m| + 2 |w|)` of q * d + m (three
     roundings). Where that zero would exceed 65489, d = 0 included, kernels could not subtract it in float16;
     the block's weights differ by less than half a unit in float16's last place there, and it becomes
-    ``m + 7.5 d`` throughout: codes 0, scale 1, zero ``-(m + 7.5 d)``.
+    `m + 7.5 d` throughout: codes 0, scale 1, zero `-(m + 7.5 d)`.
 
-    Args:
-        tensor: a ``gguf.ReaderTensor`` (``open_gguf`` gives them by name); or the tensor's bytes, a uint8
-            array, NumPy or CuPy.
-        tensor_type: for bytes: "Q4_0" or "Q4_1", or ``gguf.GGMLQuantizationType`` or its number.
-        shape: for bytes: ``(k, n)``, in GGUF's order of dimensions, which is ours too. k is a multiple of 32.
+    Parameters
+    ----------
+    tensor : gguf.ReaderTensor (`open_gguf` gives them by name); or its bytes, a uint8 array, NumPy or CuPy
+    tensor_type : for bytes: "Q4_0" or "Q4_1", or `gguf.GGMLQuantizationType` or its number
+    shape : for bytes: (k, n), in GGUF's order of dimensions, which is ours too; k is a multiple of 32
 
-    Returns:
-        ``QuantizedWeight(b_packed, scales, zeros, 32)``, of ``k`` rows and ``n`` columns. llama.cpp's
-        converter reorders the columns of Llama's attn_q and attn_k for its rotary embedding; they stay so.
+    Returns
+    -------
+    QuantizedWeight
+        `(b_packed, scales, zeros, 32)`, of k rows and n columns. llama.cpp's converter reorders the columns
+        of Llama's attn_q and attn_k for its rotary embedding; they stay so.
 
-    Raises:
-        TypeError: ``tensor`` is no tensor or uint8 array, or bytes come without type or shape, or ``shape``
-            is not of integers.
-        ValueError: the type is another, the shape is not ``(k, n)`` or does not fit the bytes, or a scale is
-            infinite or NaN.
+    Raises
+    ------
+    TypeError
+        `tensor` is no tensor or uint8 array, or bytes come without type or shape, or `shape` is not of
+        integers.
+    ValueError
+        The type is another, the shape is not (k, n) or does not fit the bytes, or a scale is infinite or NaN.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, from_gguf
-        >>> block = np.array([0.5], np.float16).tobytes() + bytes([0x97] * 16)  # codes 7 (first half) and 9
-        >>> weight = from_gguf(np.frombuffer(block, np.uint8), "Q4_0", (32, 1))
-        >>> dequantize(*weight)[::16].tolist()
-        [[-0.5], [0.5]]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, from_gguf
+    >>> block = np.array([0.5], np.float16).tobytes() + bytes([0x97] * 16)  # codes 7 (first half) and 9
+    >>> weight = from_gguf(np.frombuffer(block, np.uint8), "Q4_0", (32, 1))
+    >>> dequantize(*weight)[::16].tolist()
+    [[-0.5], [0.5]]
     """
     name = "tensor"
     if tensor_type is None and shape is None and hasattr(tensor, "tensor_type"):
@@ -82,7 +87,7 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
     k, n = _sizes(name, shape)
     xp, (data,) = as_arrays({name: tensor})
     if data.dtype != np.uint8:
-        raise TypeError(f"{name} is {data.dtype}; the bytes of quantised blocks are needed, as uint8")
+        raise TypeError(f"{name} is {data.dtype}; the bytes of quantized blocks are needed, as uint8")
     expected = n * (k // GROUP) * block_type.block_bytes
     if data.size != expected:
         raise ValueError(
@@ -110,22 +115,31 @@ def from_gguf(tensor: Any, tensor_type: Any = None, shape: Any = None) -> Quanti
 def open_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The tensors of a GGUF file by name, memory-mapped: nothing but the header is read before it is used.
 
-    Args:
-        path: a little-endian GGUF file of version 2 or 3, whole (a split model has several).
+    Parameters
+    ----------
+    path : str or path, a little-endian GGUF file of version 2 or 3, whole (a split model has several)
 
-    Returns:
-        ``{name: gguf.ReaderTensor}``. Q4_0 and Q4_1 ones go to ``from_gguf``; ``tensor.data`` of type F16 or
-        F32 is a plain array, ``(n, k)``.
+    Returns
+    -------
+    dict
+        `{name: gguf.ReaderTensor}`. Q4_0 and Q4_1 ones go to `from_gguf`; `tensor.data` of type F16 or F32 is
+        a plain array (n, k).
 
-    Raises:
-        ImportError: the package ``gguf`` is missing.
-        TypeError: ``path`` names no file.
-        OSError: the file can't be read.
-        ValueError: it is no such file, is truncated, or names a tensor twice.
+    Raises
+    ------
+    ImportError
+        The package `gguf` is missing.
+    TypeError
+        `path` names no file.
+    OSError
+        The file can't be read.
+    ValueError
+        The file is no GGUF file of version 2 or 3, is truncated, or names a tensor twice.
 
-    Example:
-        >>> tensors = open_gguf("model-q4_0.gguf")  # doctest: +SKIP
-        >>> linear = Linear(*from_gguf(tensors["blk.0.ffn_up.weight"]))  # doctest: +SKIP
+    Examples
+    --------
+    >>> tensors = open_gguf("model-q4_0.gguf")  # doctest: +SKIP
+    >>> linear = Linear(*from_gguf(tensors["blk.0.ffn_up.weight"]))  # doctest: +SKIP
     """
     path = as_path(path)
     try:
@@ -154,7 +168,7 @@ def _block_type(name: str, tensor_type: Any) -> _BlockType:
             return block_type
     raise ValueError(
         f"{name} is of type {getattr(tensor_type, 'name', tensor_type)}; served are {' and '.join(_TYPES)}: "
-        "an unquantised tensor goes to quantize() as tensor.data.T, other types can be dequantised by "
+        "an unquantized tensor goes to quantize() as tensor.data.T, other types can be dequantized by "
         "gguf.quants.dequantize first"
     )
 

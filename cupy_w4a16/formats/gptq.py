@@ -33,49 +33,58 @@ def from_gptq(
     """A 4-bit GPTQ weight, for `gemm` and `Linear`.
 
     Row i of the weight (k) has code `qweight[i // 8] >> 4 * (i % 8) & 15`, group `g = g_idx[i]`, and is
-    `(code - zero[g]) * scales[g]`, where column j has `zero = (qzeros[:, j // 8] >> 4 * (j % 8) & 15) +
-    zero_offset`. `dequantize` gives these very weights in the dtype of `scales` (a zero of a negative scale
-    has the other sign).
-
-    Args:
-        qweight: int32 `(k / 8, n)`, NumPy or CuPy; the others are of the same library.
-        qzeros: int32 `(ceil(k / group_size), n / 8)`, or None: every zero is 8.
-        scales: `(ceil(k / group_size), n)`, float16 or bfloat16. It is kept, not copied, where contiguous.
-        g_idx: integers `(k,)`, the group of each row; None: groups are runs of k.
-        bits: of the checkpoint's configuration; 4 is served.
-        group_size: of the configuration: a power of two from 32, -1, or k and more (which become -1); None
-            takes what fits the rows of `scales`.
-        zero_offset: 1 for `"checkpoint_format": "gptq"` (v1), which stores zero - 1, so that 15 means 16; 0
-            for `"gptq_v2"`. (Some v1 checkpoints store v2's zeros: symmetric ones then have 8, not 7.)
-        carry: how v1 is read where a stored zero is 15; the two ways differ nowhere else. False: as 16, as
-            AutoGPTQ does. True: 1 is added to each code of a word with a carry into the next, as GPTQModel
-            does, whose v1 files keep a zero of 0 so.
-        symmetric: None: `zeros` is None in the result if all are 8, which is faster; True: anything else is
-            an error; False: zeros are kept.
-
-    Returns:
-        `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 16; or, where
-        `g_idx` mixes the rows (act-order), `PermutedWeight(weight, perm)`: `Linear(*weight, perm=perm)`.
-
-    Raises:
-        TypeError: a tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.
-        ValueError: shapes do not fit together, groups are of other or unequal sizes, bits are not 4; the
-            message names the tensor.
+    `(code - zero[g]) * scales[g]`, where column j has
+    `zero = (qzeros[:, j // 8] >> 4 * (j % 8) & 15) + zero_offset`. `dequantize` gives these very weights in
+    the dtype of `scales` (a zero of a negative scale has the other sign).
 
     Source: AutoGPTQ, `auto_gptq/nn_modules/qlinear/qlinear_cuda.py` (packing, and `forward` for the numbers);
     GPTQModel, `gptqmodel/utils/model.py`, `convert_gptq_v1_to_v2_format` (v2, and the carry).
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, from_gptq
-        >>> qweight = np.full((16, 8), 0x76543210, np.int32)  # 128 rows: 0 to 7, and again
-        >>> qzeros = np.full((1, 1), 0x77777777, np.int32)  # stored 7 means 8
-        >>> scales = np.full((1, 8), 0.5, np.float16)
-        >>> weight = from_gptq(qweight, qzeros, scales)
-        >>> weight.zeros is None, weight.group_size
-        (True, -1)
-        >>> dequantize(*weight)[:4, 0].tolist()
-        [-4.0, -3.5, -3.0, -2.5]
+    Parameters
+    ----------
+    qweight : int32 array (k / 8, n), NumPy or CuPy; the others are of the same library
+    qzeros : int32 array (ceil(k / group_size), n / 8); None: every zero is 8
+    scales : array (ceil(k / group_size), n), float16 or bfloat16; kept, not copied, where contiguous
+    g_idx : integers (k,), the group of each row; None: groups are runs of k
+    bits : int, of the checkpoint's configuration; 4 is served
+    group_size : int, of the configuration: a power of two from 32, -1, or k and more (which become -1)
+        None takes what fits the rows of `scales`.
+    zero_offset : int, 1 or 0
+        1 for `"checkpoint_format": "gptq"` (v1), which stores zero - 1, so that 15 means 16; 0 for
+        `"gptq_v2"`. (Some v1 checkpoints store v2's zeros: symmetric ones then have 8, not 7.)
+    carry : bool, how v1 is read where a stored zero is 15; the two ways differ nowhere else
+        False: as 16, as AutoGPTQ does. True: 1 is added to each code of a word with a carry into the next, as
+        GPTQModel does, whose v1 files keep a zero of 0 so.
+    symmetric : bool, or None
+        None: `zeros` is None in the result if all are 8, which is faster; True: anything else is an error;
+        False: zeros are kept.
+
+    Returns
+    -------
+    QuantizedWeight or PermutedWeight
+        `QuantizedWeight(b_packed, scales, zeros, group_size)`, zeros None or uint8 from 0 to 16; or, where
+        `g_idx` mixes the rows (act-order), `PermutedWeight(weight, perm)`: `Linear(*weight, perm=perm)`.
+
+    Raises
+    ------
+    TypeError
+        A tensor is of a dtype that is not served, or NumPy and GPU arrays are mixed.
+    ValueError
+        Shapes do not fit together, groups are of other or unequal sizes, bits are not 4; the message names
+        the tensor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, from_gptq
+    >>> qweight = np.full((16, 8), 0x76543210, np.int32)  # 128 rows: 0 to 7, and again
+    >>> qzeros = np.full((1, 1), 0x77777777, np.int32)  # stored 7 means 8
+    >>> scales = np.full((1, 8), 0.5, np.float16)
+    >>> weight = from_gptq(qweight, qzeros, scales)
+    >>> weight.zeros is None, weight.group_size
+    (True, -1)
+    >>> dequantize(*weight)[:4, 0].tolist()
+    [-4.0, -3.5, -3.0, -2.5]
     """
     check_bits(bits)
     required(qweight=qweight, scales=scales)

@@ -48,7 +48,7 @@ def test_tensor_in_two_shards_is_a_clash(folder: Path) -> None:
 
 def test_layer_and_array_of_one_name_clash(folder: Path) -> None:
     write_folder(folder, named({"x": made.gptq(X)}, {"x": np.ones(3, np.float16)}), made.GPTQ)
-    refuse(folder, ValueError, "has both a tensor 'x' and a quantised layer")
+    refuse(folder, ValueError, "has both a tensor 'x' and a quantized layer")
 
 
 def test_shards_cut_anywhere_are_refused(folder: Path) -> None:

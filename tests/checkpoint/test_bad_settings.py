@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from helpers import checkpoints as made
-from helpers.bad_checkpoints import INDEX, PLAIN, X, refuse
+from helpers.bad_checkpoints import INDEX, PLAIN, X, changed, refuse
 from helpers.checkpoints import named, write_folder
 
 from cupy_w4a16.checkpoint import files as checkpoint_files
+
+OWN_FORMAT = made.weights_scheme()  # of the group, where the whole says another
+OWN_FORMAT["config_groups"]["group_0"]["format"] = "marlin-24"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,10 @@ from cupy_w4a16.checkpoint import files as checkpoint_files
         (made.GPTQ | {"sym": 1}, "sym is 1: true or false"),
         (made.GPTQ | {"sym": True}, "layer 'x' .*symmetric is True, but qzeros holds zeros"),
         (made.AWQ | {"version": "gemv"}, "version is 'gemv': served is 'gemm'"),
+        *(
+            (changed(made.AWQ, version=None) | {key: "gemv"}, "version is 'gemv'")
+            for key in ("format", "checkpoint_format")
+        ),
         (made.AWQ | {"bits": 3}, "quant_method 'awq': bits is 3"),
         (made.AWQ, r"layer 'x' \(awq.*qweight is of shape"),
         (made.COMPRESSED, r"has no tensor \*.weight_packed, in which compressed-tensors"),
@@ -47,10 +54,15 @@ from cupy_w4a16.checkpoint import files as checkpoint_files
         (made.weights_scheme(type="float"), "type is 'float'"),
         (made.weights_scheme(strategy="block"), "strategy is 'block': served are 'group' and 'channel'"),
         (made.weights_scheme(symmetric="no"), "symmetric is 'no'"),
+        (made.weights_scheme(actorder="rows"), "actorder is 'rows': served are 'group', 'weight' and null"),
+        (made.weights_scheme(actorder=[]), r"actorder is \[\]"),
+        (OWN_FORMAT, r"config_groups\['group_0'\]: format is 'marlin-24': served is 'pack-quantized'"),
+        (made.GPTQ | {"desc_act": 1}, "desc_act is 1: true or false"),
+        (made.GPTQ | {"dynamic": "x"}, "dynamic is 'x': an object is needed"),
         ([], "quantization_config is a list, not an object"),
     ],
 )
-def test_quantisation_that_is_not_served_is_named(settings: Any, message: str, folder: Path) -> None:
+def test_quantization_that_is_not_served_is_named(settings: Any, message: str, folder: Path) -> None:
     write_folder(folder, named({"x": made.gptq(X)}, PLAIN), settings)
     refuse(folder, ValueError, message)
 

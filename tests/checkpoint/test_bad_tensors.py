@@ -13,12 +13,21 @@ from helpers.checkpoints import layer, named, write_folder
 
 from cupy_w4a16 import Linear, load_checkpoint
 
+GPTQ_BY_LAYER = made.GPTQ | {"desc_act": True, "dynamic": {"+:y": {"group_size": 64, "sym": True}}}
+# They agree on what else is theirs.
+TWO_GROUPS = made.weights_scheme(actorder="group")
+TWO_GROUPS["config_groups"]["b"] = made.weights_scheme(actorder="group", group_size=64)["config_groups"][
+    "group_0"
+]
+
 
 @pytest.mark.parametrize(
     ("settings", "parts", "message"),
     [
         (made.GPTQ, changed(G, scales=None), "has x.qweight, but not x.scales: it is not whole"),
         (made.GPTQ, changed(G, qzeros=None, scales=None), "but not x.qzeros and x.scales"),
+        (made.GPTQ | {"desc_act": True}, changed(G, g_idx=None), "but not x.g_idx: .*or unset desc_act in"),
+        (GPTQ_BY_LAYER, changed(G, g_idx=None), "has x.qweight, but not x.g_idx"),
         (made.GPTQ, changed(G, qweight=None), r"has no tensor \*.qweight"),
         (made.GPTQ, changed(G, qweight=np.zeros((0, 16), np.int32)), r"x.qweight is empty, of shape \(0,"),
         (made.GPTQ, changed(G, qweight=G["qweight"].astype(np.int64)), "layer 'x' .*qweight is int64"),
@@ -32,6 +41,10 @@ from cupy_w4a16 import Linear, load_checkpoint
         (made.AWQ, changed(A, qzeros=None), "has x.qweight, but not x.qzeros"),
         (made.AWQ, changed(A, scales=A["scales"][:, :8]), "layer 'x' .*qweight is of shape"),
         (made.COMPRESSED, changed(C, weight_zero_point=None), "but not x.weight_zero_point"),
+        *((made.weights_scheme(actorder=order), C, "but not x.weight_g_idx: .*or unset actorder in config")
+          for order in ("group", "dynamic", True)),
+        (TWO_GROUPS, changed(C, weight_zero_point=None), "but not x.weight_zero_point"),
+        (TWO_GROUPS, C, "but not x.weight_g_idx"),
         (made.COMPRESSED, changed(C, weight_shape=np.array([16, 72])), "layer 'x' .*weight_shape says"),
         (made.COMPRESSED, changed(C, weight_shape=np.array([16])), "layer 'x' .*two sizes are needed"),
         (made.COMPRESSED, changed(C, weight_shape=np.array([[16, 64]])), "layer 'x' "),
@@ -70,7 +83,7 @@ def test_gguf_tensors_that_make_no_layer_are_named(tmp_path: Path) -> None:
         ),
         (
             {"w.weight": ("Q4_0", (32, 4), data), "w": ("F32", (1,), bytes(4))},
-            "both a tensor 'w' and a quantised layer",
+            "both a tensor 'w' and a quantized layer",
         ),
         ({"w": ("Q4_0", (32, 4), b"\x00\x7c" + data[2:])}, "infinite or NaN"),
     ):

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import cupy
 import numpy as np
 import pytest
 from helpers import checkpoints as made
 from helpers.checkpoints import layer, named, write_folder
 
-from cupy_w4a16 import Linear, PermutedWeight, dequantize, load, load_checkpoint, quantize, save, storage
+from cupy_w4a16 import (
+    Linear,
+    PermutedWeight,
+    _convert,
+    _inspect,
+    dequantize,
+    load,
+    load_checkpoint,
+    quantize,
+    save,
+    storage,
+)
 from cupy_w4a16.__main__ import main
+from cupy_w4a16.formats import _safetensors
 
 UP = layer(96, 72, seed=1, act_order=True, bias=True)
 PLAIN = {"norm": np.ones(8, np.float16), "ids": np.arange(5, dtype=np.int64)}
@@ -107,10 +124,17 @@ def test_model_of_several_files_does_not_lose_one_of_them(
         dest = shard
     else:
         links(shard, dest)
+    files = sorted(folder.parent.rglob("*"))
     for source in (folder, folder / "model.safetensors.index.json"):
+        said = f"{dest} is one of the 2 files of {source}, which are no model without it: write"
         assert main(["convert", str(source), str(dest), "--force"]) == 2
-        assert f"{dest} is one of the 2 files of {source}" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
+        for names in (None, "down"):
+            with pytest.raises(ValueError) as raised:
+                save(dest, load_checkpoint(source, names=names))
+            assert said in str(raised.value)
     assert shard.read_bytes() == before
+    assert sorted(folder.parent.rglob("*")) == files
 
 
 @pytest.mark.parametrize("as_folder", [True, False])
@@ -122,6 +146,26 @@ def test_single_file_may_be_replaced_by_what_it_packs_to(as_folder: bool, tmp_pa
     assert main(["convert", str(source), str(file), "--force"]) == 0
     assert file.read_bytes() == dest.read_bytes()
     assert len(dict(load_checkpoint(source))) == 3
+
+
+def test_single_file_is_not_replaced_by_a_part_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "model", named({"up": made.gptq(UP)}, PLAIN), made.GPTQ, shards=1)
+    file = folder / "model.safetensors"
+    before = file.read_bytes()
+    said = f"{file} is the file that is read, and 2 of its layers and arrays (ids, norm) are left out"
+    assert main(["convert", str(folder), str(file), "--force", "--names", "u*"]) == 2
+    assert said in capsys.readouterr().err
+    part, shortened = load_checkpoint(file, names="up"), load_checkpoint(file)
+    shortened.names[:] = ["up"]
+    for checkpoint in (part, shortened):
+        with pytest.raises(ValueError) as raised:
+            save(file, checkpoint)
+        assert said in str(raised.value)
+    assert file.read_bytes() == before
+    save(file, load_checkpoint(file, names="*"))  # nothing is lost
+    assert sorted(load(file)) == ["ids", "norm", "up"]
 
 
 def test_link_to_an_existing_file_needs_force(
@@ -183,6 +227,146 @@ def test_interrupt_leaves_no_file(folder: Path, dest: Path, monkeypatch: pytest.
     assert list(dest.parent.iterdir()) == [folder]
 
 
+STOPPED_AMID = """
+import runpy, time
+from cupy_w4a16.formats._safetensors_writer import SafetensorsWriter
+
+def finish(self, metadata):
+    print("all but the header is written", flush=True)
+    time.sleep(100)
+
+SafetensorsWriter.finish = finish
+runpy.run_module("cupy_w4a16", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_end_by_a_signal_leaves_no_file(number: signal.Signals, folder: Path, dest: Path) -> None:
+    command = [sys.executable, "-c", STOPPED_AMID, "convert", str(folder), str(dest)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "all but the header is written\n"
+            assert len(list(dest.parent.iterdir())) == 2  # the model, and a file that is not whole
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
+        assert process.communicate() == ("", "")
+    assert list(dest.parent.iterdir()) == [folder]
+
+
+def test_hang_up_stays_ignored_where_it_was(folder: Path, dest: Path) -> None:
+    command = [sys.executable, "-c", STOPPED_AMID, "convert", str(folder), str(dest)]
+    ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]  # as nohup does
+    with subprocess.Popen(ignoring, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "all but the header is written\n"
+            process.send_signal(signal.SIGHUP)
+            process.terminate()
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+
+
+# ------------------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TypeError("said"), 2),
+        (ImportError("said"), 2),
+        (cupy.cuda.runtime.CUDARuntimeError(2), 2),
+        (MemoryError("said"), 1),
+        (cupy.cuda.memory.OutOfMemoryError(5, 3), 1),
+    ],
+)
+def test_what_stops_convert_is_said_in_a_line(
+    error: Exception,
+    status: int,
+    folder: Path,
+    dest: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(_convert, "load_checkpoint", fail)
+    assert main(["convert", str(folder), str(dest)]) == status
+    start, said, line_end = capsys.readouterr().err.partition(str(error))
+    assert start == ("error: " if status == 2 else f"error: out of memory while {folder} was converted: ")
+    assert (said, line_end) == (str(error), "\n")
+
+
+def test_tensor_larger_than_memory_is_named(
+    folder: Path, dest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Any, name: str) -> Any:
+        raise cupy.cuda.memory.OutOfMemoryError(5, 3)
+
+    monkeypatch.setattr(_safetensors.Safetensors, "read", fail)
+    assert main(["convert", str(folder), str(dest)]) == 1
+    said = f"error: out of memory while {folder} was converted: {folder}: no memory for 'up': Out of memory"
+    assert capsys.readouterr().err.startswith(said)
+    assert list(dest.parent.iterdir()) == [folder]
+
+
+def test_inspect_says_what_does_not_fit_into_memory(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(_inspect, "Safetensors", fail)
+    assert main(["inspect", str(folder)]) == 1
+    assert capsys.readouterr().err == f"error: out of memory while {folder} was read: \n"
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_name_in_an_error_does_not_command_the_terminal(
+    command: str, folder: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"norm": "\x1b[2J.safetensors"}}))
+    assert main([command, str(folder), *([str(dest)] if command == "convert" else [])]) == 2
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"\x1b[2J.safetensors; download them again" in said
+
+
+def test_bias_beside_a_tensor_that_is_no_weight_by_name_stays_an_array(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "model.gguf"
+    data = made.q4_bytes(layer(64, 40, symmetric=True))
+    bias = np.ones(40, np.float32).tobytes()
+    path.write_bytes(made.gguf_bytes({"up": ("Q4_0", (64, 40), data), "up.bias": ("F32", (40,), bias)}))
+    found = dict(load_checkpoint(path))
+    assert found["up"].bias is None
+    assert found["up.bias"].tobytes() == bias
+
+
+def test_part_of_a_split_gguf_file_is_known_by_its_header(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = tmp_path / "renamed.gguf"
+    whole = made.gguf_bytes({})
+    for count in (0, 1, 3):
+        pair = len(b"split.count").to_bytes(8, "little") + b"split.count" + b"\2\0\0\0" + bytes([count, 0])
+        path.write_bytes(whole[:16] + bytes([2]) + whole[17:].rstrip(b"\0") + pair + bytes(64))
+        if count < 2:  # which llama-gguf-split --merge leaves
+            assert load_checkpoint(path).names == []
+    with pytest.raises(
+        ValueError, match=rf"{path} is one of 3 parts of a GGUF model, by its split\.count: join"
+    ):
+        load_checkpoint(path)
+    assert main(["inspect", str(path)]) == 0
+    assert "load_checkpoint refuses it: " in capsys.readouterr().out
+
+
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, dest: Path) -> None:
     """The peak of twelve layers is that of one: it does not grow with their number."""
     one = made.gptq(layer(1024, 512, 128))
@@ -201,7 +385,7 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, dest: Path) -> None:
 # ------------------------------------------------------------------------------------ inspect
 
 
-def test_inspect_shows_a_folder_and_how_it_is_quantised(
+def test_inspect_shows_a_folder_and_how_it_is_quantized(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(folder)]) == 0

@@ -50,9 +50,9 @@ def test_zeros_of_gptqmodels_v1_carry(tmp_path: Path) -> None:
     assert_layer(dict(load_checkpoint(folder))["x"], x)
 
 
-def test_unquantised_model_is_plain_arrays(tmp_path: Path) -> None:
+def test_unquantized_model_is_plain_arrays(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", PLAIN)
-    assert load_checkpoint(folder).format == "not quantised"
+    assert load_checkpoint(folder).format == "not quantized"
     assert_loaded(load_checkpoint(folder), {})
 
 
@@ -149,7 +149,7 @@ def test_gguf_gives_the_formats_weights(as_folder: bool, gguf_path: Path) -> Non
             assert (type(value), value.dtype) == (np.ndarray, wanted[name].dtype)
 
 
-def test_other_types_of_gguf_are_refused_or_dequantised(tmp_path: Path) -> None:
+def test_other_types_of_gguf_are_refused_or_dequantized(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
     path = tmp_path / "model.gguf"
     block = np.array([0.5], np.float16).tobytes() + np.arange(-16, 16, dtype=np.int8).tobytes()

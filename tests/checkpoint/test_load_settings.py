@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import checkpoints as made
 from helpers.checkpoint_kinds import DOWN, KINDS, UP, assert_loaded, tensors
-from helpers.checkpoints import layer, write_folder
+from helpers.checkpoints import Layer, layer, write_folder
 
 from cupy_w4a16 import load_checkpoint
 
@@ -56,7 +57,95 @@ def test_settings_of_a_model_of_texts_and_images_are_found(tmp_path: Path) -> No
 
 def test_groups_of_layers_with_settings_of_their_own(tmp_path: Path) -> None:
     settings = made.weights_scheme()
-    settings["config_groups"]["group_1"] = made.weights_scheme(group_size=64)["config_groups"]["group_0"]
+    other = made.weights_scheme(group_size=64, symmetric=True)
+    settings["config_groups"]["group_1"] = other["config_groups"]["group_0"]
     wanted = {UP: layer(96, 72), DOWN: layer(128, 64, 64, symmetric=True)}
     folder = write_folder(tmp_path / "model", tensors(wanted, made.compressed), settings)
     assert_loaded(load_checkpoint(folder), wanted)
+
+
+@pytest.mark.parametrize("actorder", ["weight", "static", False, None])
+def test_order_that_makes_no_groups_needs_no_tensor(actorder: Any, tmp_path: Path) -> None:
+    wanted = {UP: layer(96, 72)}
+    settings = made.weights_scheme(actorder=actorder)
+    assert_loaded(load_checkpoint(write_folder(tmp_path, tensors(wanted, made.compressed), settings)), wanted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"desc_act": True, "group_size": -1},
+        {"desc_act": True, "dynamic": {"+:.*": {"desc_act": False}}, "group_size": 96},
+        {"desc_act": False, "group_size": 96},
+    ],
+)
+def test_groups_that_are_runs_of_k_need_no_g_idx(changes: dict[str, Any], tmp_path: Path) -> None:
+    wanted = {UP: layer(96, 72, -1)}
+    held = {name: x for name, x in tensors(wanted, made.gptq).items() if not name.endswith("g_idx")}
+    assert_loaded(load_checkpoint(write_folder(tmp_path, held, made.GPTQ | changes)), wanted)
+
+
+def without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+def of_group(settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The format said of the group, and not of the whole."""
+    group = settings["config_groups"]["group_0"] | {"format": kind}
+    return without(settings, "format") | {"config_groups": {"group_0": group}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (without(made.GPTQ, "checkpoint_format") | {"format": "gptq_v2"}, "gptq-v2"),
+        (without(made.AWQ, "version") | {"checkpoint_format": "GEMM"}, "awq"),
+        (without(made.AWQ, "version") | {"format": "gemm"}, "awq"),
+        (of_group(made.COMPRESSED, "pack-quantized"), "compressed-tensors"),
+    ],
+)
+def test_format_is_read_wherever_tools_write_it(settings: Any, kind: str, tmp_path: Path) -> None:
+    _, wanted, write = KINDS[kind]
+    assert_loaded(load_checkpoint(write_folder(tmp_path, tensors(wanted, write), settings)), wanted)
+
+
+def test_settings_of_older_compressed_tensors_are_found(tmp_path: Path) -> None:
+    settings, wanted, write = KINDS["compressed-tensors-channel"]
+    folder = write_folder(tmp_path, tensors(wanted, write))
+    (folder / "config.json").write_text(json.dumps({"compression_config": settings}))
+    assert "config.json" in load_checkpoint(folder).format
+    assert_loaded(load_checkpoint(folder), wanted)
+
+
+def test_model_goes_before_other_files_of_its_folder(tmp_path: Path) -> None:
+    settings, wanted, write = KINDS["gptq"]
+    folder = write_folder(tmp_path, tensors(wanted, write), settings, 1)
+    (folder / "consolidated.safetensors").write_bytes(b"other")
+    assert_loaded(load_checkpoint(folder), wanted)
+
+
+def test_asymmetric_settings_do_not_keep_zeros_of_8(tmp_path: Path) -> None:
+    wanted = {UP: layer(96, 72, symmetric=True)}
+    checkpoint = load_checkpoint(write_folder(tmp_path, tensors(wanted, made.gptq), made.GPTQ))
+    assert_loaded(checkpoint, wanted)
+    assert dict(checkpoint)[UP].zeros is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "zero"),
+    [
+        (made.GPTQ, 9),
+        (made.GPTQ | {"dynamic": {"+:other": {"group_size": 64}}}, 9),
+        # Symmetric by default, by a layer's own settings, or nothing known: 9 everywhere is no zero point.
+        (without(made.GPTQ, "sym"), 8),
+        (made.GPTQ | {"dynamic": {"+:other": {"sym": True}}}, 8),
+        (None, 8),
+    ],
+)
+def test_stored_zeros_of_8_are_9_where_settings_say_asymmetric(
+    settings: Any, zero: int, tmp_path: Path
+) -> None:
+    x = layer(96, 72)
+    wanted = {UP: Layer(x.codes, np.full_like(x.zeros, zero), x.scales, x.g_idx)}
+    held = tensors(wanted, lambda x: made.gptq(x, zero - 8))
+    assert_loaded(load_checkpoint(write_folder(tmp_path, held, settings)), wanted)

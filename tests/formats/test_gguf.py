@@ -236,7 +236,7 @@ def test_file_of_the_gguf_package_is_read(tmp_path: Path) -> None:
     assert np.array_equal(ours, gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q4_0))
 
 
-def test_unquantised_tensor_is_refused_by_name(model: Path) -> None:
+def test_unquantized_tensor_is_refused_by_name(model: Path) -> None:
     with pytest.raises(ValueError, match="tensor 'norm' is of type F32"):
         from_gguf(open_gguf(model)["norm"])
 
@@ -299,6 +299,66 @@ def test_tensor_named_twice_is_refused(model: Path) -> None:
         open_gguf(model)
 
 
+# Where tensors lie
+
+
+def placed(
+    path: Path, places: dict[str, tuple[int, tuple[int, ...], int]], alignment: tuple[int, int] | None = None
+) -> Path:
+    """A file with 4096 bytes of data and tensors by name: type, shape, and the place that it claims."""
+    pairs = [] if alignment is None else [text("general.alignment") + struct.pack("<II", *alignment)]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(places), len(pairs)) + b"".join(pairs)
+    for name, (kind, shape, begin) in places.items():
+        head += text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+        head += struct.pack("<IQ", kind, begin)
+    path.write_bytes(head + bytes(-len(head) % (64 if alignment else 32)) + bytes(4096))
+    return path
+
+
+W = (TYPES["Q4_0"], (64, 40), 0)  # 1440 bytes
+Q6_K, UNKNOWN = 14, 99
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"w": (*W[:2], 4)}, "tensor 'w' begins at byte 4 of the data, no multiple of 32"),
+        (
+            {"w": (*W[:2], 2**64 - 32)},
+            "tensor 'w' lies at bytes 18446744073709551584 to .*, where there are 4096",
+        ),
+        ({"w": (*W[:2], 2688)}, "tensor 'w' lies at bytes 2688 to 4128 of the data, where there are 4096"),
+        ({"w": (UNKNOWN, (64, 40), 4128)}, "tensor 'w' lies at bytes 4128 to 4128"),
+        ({"w": W, "v": W}, "tensor 'w' begins at byte 0 of the data, inside tensor 'v'"),
+        ({"w": W, "v": (0, (4,), 1408)}, "tensor 'v' begins at byte 1408 of the data, inside tensor 'w'"),
+        ({"q": (Q6_K, (256, 4), 32), "w": (*W[:2], 864)}, "tensor 'w' .*, inside tensor 'q'"),  # 840 bytes
+    ],
+)
+def test_tensor_at_a_place_that_is_not_its_own_is_refused(places: Any, said: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    path = placed(tmp_path / "places.gguf", places)
+    with pytest.raises(ValueError, match=rf"{path} is damaged or truncated: {said}.*; download"):
+        open_gguf(path)
+
+
+def test_places_follow_the_alignment_of_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf comes with the extra [test]")
+    places = {"w": W, "none": (0, (0,), 1472), "v": (*W[:2], 1472), "last": (0, (280,), 2944)}
+    assert list(open_gguf(placed(tmp_path / "32.gguf", places))) == list(places)  # 1472 is 46 * 32
+    path = placed(tmp_path / "64.gguf", {"w": W, "v": (*W[:2], 1536)}, (UINT32, 64))
+    assert open_gguf(path)["v"].data_offset == path.stat().st_size - 4096 + 1536
+    with pytest.raises(ValueError, match="'v' begins at byte 1504 of the data, no multiple of 64"):
+        open_gguf(placed(path, {"v": (*W[:2], 1504)}, (UINT32, 64)))
+    for alignment, said in (
+        ((UINT32, 0), "is 0, no power"),
+        ((UINT32, 96), "is 96, no"),
+        ((5, 32), "is of type 5"),
+    ):
+        with pytest.raises(ValueError, match=rf"{path} is damaged: its general\.alignment {said}"):
+            open_gguf(placed(path, {"w": W}, alignment))
+
+
 SMALL = gguf_file({"w": ("Q4_1", (32, 2), encoded(*drawn("Q4_1", k=32, n=2)))})
 
 
@@ -313,10 +373,20 @@ def test_damaged_bytes_give_a_weight_or_a_clear_error(
         damaged[at] = byte
     path = tmp_path_factory.getbasetemp() / "damaged.gguf"
     path.write_bytes(damaged)
+    # Any other exception, and a message that does not say what is damaged, fails the test.
     try:
-        for tensor in open_gguf(path).values():
-            weight = from_gguf(tensor)
-            k, n = (int(size) for size in tensor.shape)
-            assert weight.scales.shape == (math.ceil(k / 32), n)
-    except ValueError:
-        pass  # any other exception fails the test
+        tensors = open_gguf(path)
+    except ValueError as error:
+        told = str(path) in str(error)
+    else:
+        told = all(weight_or_its_name(tensor) for tensor in tensors.values())
+    assert told
+
+
+def weight_or_its_name(tensor: Any) -> bool:
+    try:
+        weight = from_gguf(tensor)
+    except ValueError as error:
+        return f"tensor {tensor.name!r}" in str(error)
+    k, n = (int(size) for size in tensor.shape)
+    return bool(weight.scales.shape == (math.ceil(k / 32), n))

@@ -190,6 +190,7 @@ UNEQUAL = np.array([0] * 33 + [1] * 31 + [2] * 32 + [3] * 32, np.int32)
     ("changed", "error", "says"),
     [
         ({"bits": 8}, ValueError, "bits is 8: only 4-bit"),
+        ({"bits": 4.0}, ValueError, "bits is 4.0: only 4-bit"),
         ({"zero_offset": 2}, ValueError, "zero_offset is 2: allowed are 1"),
         ({"qweight": None}, TypeError, "qweight is None"),
         ({"qweight": np.zeros((16, 16), np.int64)}, TypeError, "qweight is int64 .* int32 is served"),

@@ -23,7 +23,7 @@ GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
 
 @dataclass(frozen=True)
 class Layer:
-    """One quantised layer: codes (k, n), zeros and scales (groups, n), the group of each k, and a bias."""
+    """One quantized layer: codes (k, n), zeros and scales (groups, n), the group of each k, and a bias."""
 
     codes: np.ndarray
     zeros: np.ndarray

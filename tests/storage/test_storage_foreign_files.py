@@ -19,7 +19,6 @@ from cupy_w4a16.formats import _safetensors
 ONE = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
 ABSURD = {
     "length-past-the-end": (1 << 62).to_bytes(8, "little") + b"{}",
-    "length-over-the-limit": (_safetensors.MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}",
     "no-json": file_of(b"{nothing", b""),
     "no-object": file_of([], b""),
     "no-utf-8": file_of(b'{"\xff": 1}', b""),
@@ -31,6 +30,9 @@ ABSURD = {
     "no-dtype": file_of({"x": {**ONE, "dtype": 1}}, bytes(4)),
     "terabytes": file_of({"x": {**ONE, "shape": [1 << 40], "data_offsets": [0, 1 << 40]}}, bytes(4)),
     "shape-too-large": file_of({"x": {**ONE, "shape": [1 << 62, 1 << 62]}}, bytes(4)),
+    "shape-of-a-size-past-64-bits": file_of(
+        {"x": {**ONE, "shape": [0, 1 << 64], "data_offsets": [0, 0]}}, b""
+    ),
     "shape-negative": file_of({"x": {**ONE, "shape": [-2, -2]}}, bytes(4)),
     "shape-a-float": file_of({"x": {**ONE, "shape": [4.0]}}, bytes(4)),
     "shape-a-bool": file_of({"x": {**ONE, "shape": [4, True]}}, bytes(4)),
@@ -40,6 +42,30 @@ ABSURD = {
     "gap": file_of({"x": {**ONE, "data_offsets": [4, 8]}}, bytes(8)),
     "overlap": file_of({"x": ONE, "y": {**ONE, "data_offsets": [2, 6]}}, bytes(6)),
 }
+
+
+def test_header_over_the_limit_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = int.from_bytes(saved.read_bytes()[:8], "little")
+    monkeypatch.setattr(_safetensors, "MAX_HEADER_BYTES", length)
+    load(saved)
+    monkeypatch.setattr(_safetensors, "MAX_HEADER_BYTES", length - 1)
+    with pytest.raises(ValueError, match=f"claims {length} bytes, where .* {length - 1} are allowed"):
+        load(saved)
+
+
+def test_many_names_of_which_the_last_comes_twice_are_no_long_work(path: Path) -> None:
+    # Counting each name among all of them took a minute for 60,000.
+    names = [b'"k%07d":0' % i for i in range(300_000)]
+    path.write_bytes(file_of(b"{%s,%s}" % (b",".join(names), names[-1]), b""))
+    with pytest.raises(ValueError, match=r"model\.safetensors is .*: it has 'k0299999' twice"):
+        load(path)
+
+
+def test_many_axes_are_neither_multiplied_nor_printed(path: Path) -> None:
+    sizes = b",".join([b"999999999999999999"] * 600_000)
+    path.write_bytes(file_of(b'{"x":{"dtype":"U8","data_offsets":[0,0],"shape":[%s]}}' % sizes, b""))
+    with pytest.raises(ValueError, match=r"tensor 'x' has 600000 axes, where 64 are allowed$"):
+        load(path)
 
 
 def test_file_cut_anywhere_is_refused(saved: Path) -> None:

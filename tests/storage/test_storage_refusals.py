@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.stored import weight
+from helpers.stored import K, header_of, weight
 
-from cupy_w4a16 import load, save, storage
+from cupy_w4a16 import PermutedWeight, load, save, storage
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,16 @@ from cupy_w4a16 import load, save, storage
         ({"up": np.ones(3, np.complex64)}, TypeError, "up is complex64"),
         ({"up": weight()._replace(scales=np.ones((3, 3), np.float16))}, ValueError, "weight 'up': scales"),
         ({"up": weight()._replace(group_size=64)}, ValueError, "weight 'up': group_size is 64"),
+        ({"up": PermutedWeight(weight(), np.zeros(K))}, TypeError, "weight 'up': perm is float64"),
+        ({"up": PermutedWeight(weight(), np.arange(3))}, ValueError, "weight 'up': perm is of shape (3,)"),
+        ({"up": PermutedWeight(np.ones(3), np.arange(3))}, TypeError, "weight 'up' is of a numpy.ndarray"),
+        (
+            {"up": PermutedWeight(weight(), np.zeros(K, int))},
+            ValueError,
+            "weight 'up': perm holds 0 200 times",
+        ),
+        ({"up": PermutedWeight(weight(), np.ones((K, 1), int))}, ValueError, "perm is of shape (200, 1)"),
+        ({"up": PermutedWeight(weight(), list(range(K)))}, TypeError, "weight 'up': perm"),
     ],
 )
 def test_what_cannot_be_saved_leaves_no_file(
@@ -44,6 +54,17 @@ def test_what_cannot_be_saved_leaves_no_file(
         save(path, weights)
     assert said in str(raised.value)
     assert list(path.parent.iterdir()) == []
+
+
+def test_file_whose_perm_is_none_is_refused_at_look_up(path: Path) -> None:
+    save(path, {"up": PermutedWeight(weight(), np.arange(K))})
+    data = bytearray(path.read_bytes())
+    header, body = header_of(bytes(data))
+    begin, _ = header["up.perm"]["data_offsets"]
+    data[len(data) - len(body) + begin] = 199  # which is there once already
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path}: weight 'up' is damaged: .*perm holds 199 2 times"):
+        _ = load(path)["up"]
 
 
 def test_failed_write_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
