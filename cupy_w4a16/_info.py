@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from . import _cache, _env, _kernels, _nvml, _paths
 from ._errors import CompileError, W4A16Error
-from ._validity import SMEM_BYTES_RESERVED, SMEM_BYTES_SM
+from ._printing import named_lines
+from ._smem import SMEM_BYTES_RESERVED, SMEM_BYTES_SM
 
 # A Hopper multiprocessor: https://docs.nvidia.com/cuda/hopper-tuning-guide, "Occupancy".
 _SM_WARPS, _SM_CTAS = 64, 32
@@ -43,7 +44,7 @@ def ctas_per_sm(registers: int, threads: int, smem_bytes: int) -> int:
     return min(by_registers, by_smem, _SM_WARPS // warps, _SM_CTAS)
 
 
-def _lines(part: Callable[[], Iterator[str]]) -> list[str]:
+def _lines(part: Callable[[], Iterable[str]]) -> list[str]:
     lines = []
     try:
         for line in part():
@@ -53,13 +54,8 @@ def _lines(part: Callable[[], Iterator[str]]) -> list[str]:
     return lines
 
 
-def _table(rows: dict[str, str]) -> Iterator[str]:
-    width = max(map(len, rows))
-    return (f"{name:<{width}}  {value}" for name, value in rows.items())
-
-
-def _versions() -> Iterator[str]:
-    return _table(_env.versions())
+def _versions() -> list[str]:
+    return named_lines(_env.versions())
 
 
 def _gpus() -> Iterator[str]:
@@ -76,8 +72,8 @@ def _gpus() -> Iterator[str]:
         yield "none found by NVML: NumPy arrays work, and kernels compile"
 
 
-def _folders() -> Iterator[str]:
-    return _table({"kernels": _place(_paths.kernels_src), "CUTLASS": _place(_paths.cutlass_include)})
+def _folders() -> list[str]:
+    return named_lines({"kernels": _place(_paths.kernels_src), "CUTLASS": _place(_paths.cutlass_include)})
 
 
 def _place(find: Callable[[], Path]) -> str:

@@ -68,14 +68,9 @@ def _named(present: Sequence[Gpu], word: str) -> Gpu | None:
 
 def gpus() -> list[Gpu]:
     """Every GPU of the machine (of the container), in bus order; empty where there is no driver."""
-    nvml = library()
-    if nvml is None:
-        return []
-    with _session(nvml) as ready:
-        if not ready:
-            return []
+    with session() as nvml:
         count = ctypes.c_uint()
-        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+        if nvml is None or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
             return []
         found = (_gpu(nvml, index) for index in range(count.value))
         return [gpu for gpu in found if gpu is not None]
@@ -83,24 +78,24 @@ def gpus() -> list[Gpu]:
 
 def driver_version() -> str | None:
     """The driver's version, such as "580.65.06"; None where there is no driver."""
-    nvml = library()
-    if nvml is None:
-        return None
-    with _session(nvml) as ready:
+    with session() as nvml:
         text = ctypes.create_string_buffer(_UUID_BYTES)
-        if not ready or nvml.nvmlSystemGetDriverVersion(text, _UUID_BYTES):
+        if nvml is None or nvml.nvmlSystemGetDriverVersion(text, _UUID_BYTES):
             return None
         return text.value.decode()
 
 
 @contextlib.contextmanager
-def _session(nvml: ctypes.CDLL) -> Iterator[bool]:
-    ready = nvml.nvmlInit_v2() == 0
+def session() -> Iterator[ctypes.CDLL | None]:
+    """NVML, open; None where no driver is installed, or it does not answer."""
+    nvml = library()
+    if nvml is None or nvml.nvmlInit_v2():
+        yield None
+        return
     try:
-        yield ready
+        yield nvml
     finally:
-        if ready:
-            nvml.nvmlShutdown()
+        nvml.nvmlShutdown()
 
 
 def _gpu(nvml: ctypes.CDLL, index: int) -> Gpu | None:

@@ -12,7 +12,7 @@ def check_plot(path: str, error: type[Exception]) -> None:
         import matplotlib.figure
     except ImportError as missing:
         raise error(
-            "--plot needs matplotlib, which the extra [demo] brings: pip install matplotlib"
+            "--plot needs matplotlib, which the extras [demo] and [bench] bring: pip install matplotlib"
         ) from missing
     place = Path(path)
     if place.is_dir():

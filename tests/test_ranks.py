@@ -269,16 +269,21 @@ def test_no_rank_outlives_who_started_it(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ the benchmark
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_block_on_ranks_is_the_block_of_one(size: int) -> None:
+def layers_of_a_block() -> tuple[Any, list[Linear]]:
+    """Activations of five tokens, and q, k and v in one, o, gate and up in one, down."""
     hidden, kv, inner = 768, 384, 1152
     shapes = ((hidden, hidden + 2 * kv), (hidden, hidden), (hidden, 2 * inner), (inner, hidden))
     problems = [make_problem(5, n, k, seed=i) for i, (k, n) in enumerate(shapes)]
-    whole = [Linear(*problem[1:]) for problem in problems]
+    return problems[0].a, [Linear(*problem[1:]) for problem in problems]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_block_on_ranks_is_the_block_of_one(size: int) -> None:
+    a, whole = layers_of_a_block()
 
     def work(comm: Any) -> Any:
         block = bench.Block(whole, comm, 128)
-        return block(problems[0].a, block.buffers(np, 5)).astype(np.float32)
+        return block(a, block.buffers(np, 5)).astype(np.float32)
 
     (expected,) = on_ranks(1, work)
     for c in on_ranks(size, work):
@@ -316,18 +321,25 @@ def test_row_without_graphs_has_no_loads() -> None:
     ]
 
 
-def test_mute_rank_sends_nothing() -> None:
-    comm = bench.Mute(0, 2, None, backend=None)  # which would fail if it were asked
-    x = np.ones((2, 3), np.float32)
-    assert comm.all_sum(x) is x
-    assert x.all()
+def test_muted_block_runs_the_ranks_own_layers_and_sends_nothing() -> None:
+    comm = Communicator(0, 2, None, backend=None)  # which would fail if it were asked
+    a, whole = layers_of_a_block()
+    block = bench.Block(whole, comm, 128)
+    muted = block.muted()
+    c = muted(a, to := muted.buffers(np, 5))
+    np.testing.assert_array_equal(to.o_total, block.o.linear(to.qkv[:, : block.o.linear.in_features]))
+    np.testing.assert_array_equal(c, to.down_total.astype(c.dtype))
+    assert muted.qkv is block.qkv
+    assert muted.down.linear is block.down.linear
+    with pytest.raises(AttributeError, match="all_reduce"):  # the block that was muted still sends
+        block(a, to)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
         ("--gpus", "0,2", "--gpus is '0,2'"),
-        ("--m", "one", "'one'"),
+        ("--m", "one", "--m is 'one'"),
         ("--group-size", "100", "--group-size: group_size is 100"),
         ("--rounds", "0", "--rounds is 0: it must be above 0"),
     ],

@@ -1,4 +1,4 @@
-"""A stack of a model's linear layers, each fed by the one before: the tokens per second they allow.
+"""A stack of linear layers, a model's or your own, each fed by the one before: tokens per second they allow.
 
 Attention, norms and the sampling of tokens are left out, so these are bounds, the same for both sides.
 """
@@ -29,7 +29,7 @@ ERROR_LIMIT = 0.01  # about a dozen layers in half precision, each 3e-4 off
 
 @dataclass(frozen=True)
 class Chained:
-    """One way through one block of a model, in µs, with every launch from Python or all in a graph."""
+    """One variant of one block of a model, in µs, with every launch from Python or all in a graph."""
 
     model: Model
     m: int
@@ -62,32 +62,27 @@ def measure_chain(
 ) -> list[Chained]:
     """FP16 and W4A16, without and with dependent launch, through the layers of `model` at `m` tokens.
 
-    Ways take turns; before each the GPU rests, `rest` times as long as it takes.
+    They take turns; before each the GPU rests, `rest` times as long as it takes.
     """
     stream = cupy.cuda.Stream(non_blocking=True)
-    with machine.watched(), stream:
-        blas = Blas(stream)
-        try:
-            layers = _layers(model, m, dtype, group_size, seed)
-            ways = _ways(layers, blas, group_size)
-            _check(layers, len(model.layers), {name: way[1] for name, way in ways.items()}, seed)
-            call_us = sum(estimated_us(m, *shape) for shape in model.layers) / len(model.layers)
-            passes = -(-calls_for(call_us, len(layers), WORK_US) // len(layers))
-            replays = [
-                timing.capture(in_graph, passes * len(layers), stream) for _, in_graph in ways.values()
-            ]
-            eager_us = _eager_us([eager for eager, _ in ways.values()], stream, rest)
-            graphs = timing.interleaved(replays, rounds, stream, seed, rest)
-        finally:
-            blas.close()
+    with machine.watched(), stream, Blas(stream) as blas:
+        layers = _layers(model, m, dtype, group_size, seed)
+        variants = _variants(layers, blas, group_size)
+        in_graphs = {name: in_graph for name, (_, in_graph) in variants.items()}
+        _check(layers, len(model.layers), in_graphs, stream, seed)
+        call_us = sum(estimated_us(m, *shape) for shape in model.layers) / len(model.layers)
+        passes = -(-calls_for(call_us, len(layers), WORK_US) // len(layers))
+        replays = [timing.capture(calls, passes * len(layers), stream) for calls in in_graphs.values()]
+        eager_us = _eager_us([eager for eager, _ in variants.values()], stream, rest)
+        graphs = timing.interleaved(replays, rounds, stream, seed, rest)
     return [
         Chained(model, m, name, len(model.layers) * eager, len(model.layers) * graph.us)
-        for name, eager, graph in zip(ways, eager_us, graphs, strict=True)
+        for name, eager, graph in zip(variants, eager_us, graphs, strict=True)
     ]
 
 
 def format_chain(found: Sequence[Chained]) -> str:
-    """A line a way: µs a block and tokens a second, eager and by graph, and how much faster than FP16."""
+    """A line a variant: µs a block and tokens a second, eager and by graph, and how much faster than FP16."""
     lines = [f"{'':<28}{'eager':^32}{'CUDA graph':^32}"]
     titles = "".join(f"{'µs a block':>12}{'tokens/s':>11}{'x FP16':>9}" for _ in range(2))
     lines.append(f"{'M':>6}  {'':<20}{titles}")
@@ -104,11 +99,12 @@ def format_chain(found: Sequence[Chained]) -> str:
 def _layers(model: Model, m: int, dtype: str, group_size: int, seed: int) -> list[Layer]:
     """As many blocks as make their weights cold; activations are shared, as a real model does."""
     kind = _dtypes.dtype_of(dtype, _dtypes.HALF_DTYPES)
-    block_bytes = sum(weight_bytes(*shape, group_size) for shape in model.layers)
-    outs = [cupy.empty((m, shape.n), kind) for shape in model.layers]
+    shapes = 2 * model.layers if len(model.layers) == 1 else model.layers  # none writes what it reads
+    set_bytes = sum(weight_bytes(*shape, group_size) for shape in shapes)
+    outs = [cupy.empty((m, shape.n), kind) for shape in shapes]
     layers: list[Layer] = []
-    for _ in range(rotation(block_bytes, machine.l2_bytes())):
-        for i, shape in enumerate(model.layers):
+    for _ in range(rotation(set_bytes, machine.l2_bytes())):
+        for i, shape in enumerate(shapes):
             packed = random_set(GemmProblem(m, shape.n, shape.k, group_size, dtype), seed + len(layers))
             w = cupy.empty((shape.k, shape.n), kind)
             device.dequantize_into(w, packed.b_packed, packed.scales, packed.zeros, group_size)
@@ -121,9 +117,9 @@ def _input(previous: Any, m: int, shape: Shape) -> Any:
     return previous.reshape(-1)[: m * shape.k].reshape(m, shape.k)
 
 
-def _ways(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tuple[list[Any], list[Any]]]:
+def _variants(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tuple[list[Any], list[Any]]]:
     """Calls by name, eager and for graphs. FP16 is `cupy.matmul`, in graphs cuBLAS with its own workspace."""
-    ways: dict[str, tuple[list[Any], list[Any]]] = {
+    variants: dict[str, tuple[list[Any], list[Any]]] = {
         "FP16": (
             [partial(cupy.matmul, layer.a, layer.w, out=layer.out) for layer in layers],
             [blas.matmul(layer.a, layer.w, layer.out) for layer in layers],
@@ -138,21 +134,24 @@ def _ways(layers: Sequence[Layer], blas: Blas, group_size: int) -> dict[str, tup
             )
             for x in layers
         ]
-        ways[name] = (made, made)
-    return ways
+        variants[name] = (made, made)
+    return variants
 
 
-def _check(layers: Sequence[Layer], block: int, ways: dict[str, list[Callable[[], Any]]], seed: int) -> None:
-    """`BenchError` unless all ways give the same after the first blocks, but for rounding."""
+def _check(
+    layers: Sequence[Layer], block: int, variants: dict[str, list[Callable[[], Any]]], stream: Any, seed: int
+) -> None:
+    """`BenchError` unless all variants give the same after the first blocks, but for rounding."""
     results = {}
     last = layers[-1].out
-    for name, calls in ways.items():
+    for name, calls in variants.items():
         device.fill_normal(last, seed)  # the first layer's input
         for layer in layers[:-1]:
             if layer.out is not last:
                 layer.out.data.memset_async(0xFF, layer.out.nbytes)  # NaN
         for call in calls[: CHECKED_BLOCKS * block]:  # in thousands of layers rounding grows beyond any limit
             call()
+        timing.wait(stream, f"{name}, the chain's first blocks,")
         results[name] = last.astype(np.float32)
     for name, result in results.items():
         if name != "FP16":
@@ -163,11 +162,11 @@ def _check(layers: Sequence[Layer], block: int, ways: dict[str, list[Callable[[]
                 )
 
 
-def _eager_us(ways: Sequence[Sequence[Callable[[], Any]]], stream: Any, rest: float) -> list[float]:
-    """For each way, µs a call of whole passes launched from Python; the best of `EAGER_ROUNDS`."""
-    best = [float("inf")] * len(ways)
+def _eager_us(variants: Sequence[Sequence[Callable[[], Any]]], stream: Any, rest: float) -> list[float]:
+    """For each variant, µs a call of whole passes launched from Python; the best of `EAGER_ROUNDS`."""
+    best = [float("inf")] * len(variants)
     for _ in range(EAGER_ROUNDS):
-        for i, calls in enumerate(ways):
+        for i, calls in enumerate(variants):
             took_s, count = _eager_pass(calls, stream)
             best[i] = min(best[i], took_s / count * 1e6)
             time.sleep(rest * took_s)

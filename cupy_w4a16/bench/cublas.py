@@ -42,6 +42,14 @@ class Blas:
             "setting the workspace",
         )
 
+    def __enter__(self) -> Blas:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close, but not after an error, such as a kernel that hangs: closing would wait for it."""
+        if kind is None:
+            self.close()
+
     def close(self) -> None:
         self._stream.synchronize()
         _library().cublasDestroy_v2(self._handle)
@@ -84,7 +92,8 @@ def _library() -> ctypes.CDLL:
         found = load_nvidia_dynamic_lib("cublas")
     except DynamicLibNotFoundError as error:
         raise BenchError(
-            "cuBLAS is not installed, and the benchmark compares with it: pip install 'cupy-w4a16[bench]'"
+            "cuBLAS is not installed, and bench and tune need it. The extra [bench] brings it: pip install "
+            "nvidia-cublas-cu12 (for CUDA 13: nvidia-cublas)"
         ) from error
     return ctypes.CDLL(found.abs_path)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _cache
 from .._device import current_device, num_sms
-from .._key import PlainUnit
+from .._key import Unit
 
 THREADS = 256
 TILE = 64  # rows and columns that one block compares
@@ -20,9 +20,9 @@ READ_LOADS = (4, 8, 16)  # 16-byte loads of a thread in flight: which is fastest
 LOW_NIBBLES = 0x0F0F0F0F
 
 
-def unit() -> PlainUnit:
+def unit() -> Unit:
     """kernels.cu as it is on disk."""
-    return PlainUnit("bench", Path(__file__).with_name("kernels.cu").read_text())
+    return Unit("bench", Path(__file__).with_name("kernels.cu").read_text())
 
 
 def fill_words(out: Any, seed: int, mask: int = 0xFFFFFFFF) -> None:

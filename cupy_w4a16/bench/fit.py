@@ -51,10 +51,10 @@ class Choice(NamedTuple):
 def read_times(paths: Iterable[str]) -> Times:
     """Times in µs by problem and configuration, from CSV files of `bench`; later ones count.
 
-    A table of costs is for one way of launching, so files that have two raise `BenchError`.
+    A table of costs is for one variant, so files that have two raise `BenchError`.
     """
     times: dict[GemmProblem, dict[GemmConfig, Measured]] = {}
-    ways: set[str] = set()
+    variants: set[str] = set()
     for path in paths:
         try:
             with Path(path).open(newline="") as file:
@@ -62,12 +62,12 @@ def read_times(paths: Iterable[str]) -> Times:
                     if row["us"] and not row["fault"]:
                         measured = Measured(float(row["us"]), int(row["resident"]))
                         times.setdefault(_problem(row), {})[_config(row)] = measured
-                        ways.add(row["name"])
+                        variants.add(row["name"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise BenchError(f"{path} is no CSV that bench --csv wrote: {error!r}") from error
-    if len(ways) > 1:
+    if len(variants) > 1:
         raise BenchError(
-            f"--fit found times of {', '.join(sorted(ways))}: measure one with --through, and fit it"
+            f"--fit found times of {', '.join(sorted(variants))}: measure one with --through, and fit it"
         )
     if not times:
         raise BenchError("--fit found no times in these files: measure with bench --all-configs --csv FILE")
@@ -181,7 +181,7 @@ def _fitted(resident: int, points: Sequence[tuple[Work, float, float]]) -> Cost:
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
-        raise BenchError("--fit needs SciPy: pip install 'cupy-w4a16[bench]'") from error
+        raise BenchError("--fit needs SciPy, which the extra [bench] brings: pip install scipy") from error
 
     def errors(numbers: Sequence[float]) -> list[float]:
         return [weight * (time_us(Cost(resident, *numbers), done) / us - 1) for done, us, weight in points]

@@ -13,6 +13,7 @@ import cupy
 from .._config import GemmProblem
 from .._gemm import gemm
 from . import timing, variants
+from .report import title
 from .weights import Weights
 
 CALLS, ROUNDS = 1000, 7
@@ -36,13 +37,13 @@ def host_costs(problem: GemmProblem) -> dict[str, float]:
         finally:
             if collecting:
                 gc.enable()
-            stream.synchronize()
+        timing.wait(stream, "the last call")
     return best
 
 
 def format_costs(problem: GemmProblem, costs: dict[str, float]) -> str:
     """One aligned line a call."""
-    lines = [f"Host time at M={problem.m} N={problem.n} K={problem.k}, µs a call: best of {ROUNDS} x {CALLS}"]
+    lines = [f"Host time at M={problem.m} {title(problem)}, µs a call: best of {ROUNDS} x {CALLS}"]
     width = max(map(len, costs))
     lines += [f"  {name:<{width}}{us:>8.2f}" for name, us in costs.items()]
     return "\n".join(lines)

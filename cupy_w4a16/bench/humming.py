@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -40,7 +41,9 @@ def prepare(point: Point) -> Sequence[Call]:
     stream = torch.cuda.ExternalStream(point.stream.ptr)
     a, out = torch.from_dlpack(point.a), torch.from_dlpack(point.out)
     layers = _layers(point)
-    calls = [partial(layer, a, outputs=out, use_pdl=False) for layer in layers]
+    # Versions before dependent launch have no word for it.
+    options = {"use_pdl": False} if "use_pdl" in signature(layers[0].forward).parameters else {}
+    calls = [partial(layer, a, outputs=out, **options) for layer in layers]
 
     def on_stream(call: Call) -> Any:
         with torch.cuda.stream(stream), torch.no_grad():

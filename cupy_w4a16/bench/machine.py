@@ -74,14 +74,11 @@ def facts() -> dict[str, str]:
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Keep NVML open, so that `sample` is quick enough to be called while the GPU works."""
-    nvml = _nvml.library()
-    ready = nvml is not None and nvml.nvmlInit_v2() == 0
-    try:
-        yield
-    finally:
-        _handle.cache_clear()
-        if ready and nvml is not None:
-            nvml.nvmlShutdown()
+    with _nvml.session():
+        try:
+            yield
+        finally:
+            _handle.cache_clear()
 
 
 def sample() -> Sample | None:

@@ -8,6 +8,7 @@ attention gives, those of gate for what enters down.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -26,12 +27,13 @@ from .. import _dtypes
 from .._config import GemmProblem
 from .._errors import W4A16Error
 from .._pack import BLOCK_K
+from .._printing import failed
 from ..linear import Linear
 from ..parallel import ColumnParallel, Communicator, RowParallel, connect
 from . import BenchError, device, machine, timing
-from .arguments import check_positive, group_size_of
+from .arguments import check_positive, group_size_of, parse_numbers
 from .ranks import ending_at_once, run_ranks
-from .shapes import MODELS, calls_for, estimated_us, parse_tokens, rotation
+from .shapes import MODELS, calls_for, estimated_us, rotation
 from .timing import Call
 from .weights import random_set
 
@@ -108,6 +110,13 @@ class Block:
     def nbytes(self) -> int:
         return sum(layer.linear.nbytes for layer in (self.qkv, self.o, self.gate_up, self.down))
 
+    def muted(self) -> Block:
+        """The same weights, and nothing sent."""
+        other = copy.copy(self)
+        other.o, other.down = copy.copy(self.o), copy.copy(self.down)
+        other.o._comm = other.down._comm = Mute(**vars(self.o._comm))
+        return other
+
     def buffers(self, xp: Any, m: int) -> Buffers:
         layers = (self.qkv, self.o, self.o, self.gate_up, self.down, self.down)
         dtypes = (
@@ -135,7 +144,7 @@ def measure(chosen: argparse.Namespace, tokens: Sequence[int]) -> tuple[int, lis
     stream = cupy.cuda.Stream(non_blocking=True)
     with machine.watched(), stream:
         blocks = _blocks(comm, chosen)
-        mute = _blocks(Mute(**vars(comm)), chosen)
+        mute = [block.muted() for block in blocks]
         alone = _block(0, Communicator(0, 1, comm.device, None), chosen)
         for m in tokens:
             print(f"rank {comm.rank} of {comm.size}: M={m}", file=sys.stderr, flush=True)
@@ -240,8 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = _parser().parse_args(arguments)
     try:
-        tokens = parse_tokens(chosen.m)
-        group_size_of(chosen)
+        tokens = parse_numbers("--m", chosen.m)
+        group_size_of(chosen.group_size)
         check_positive(chosen, "rounds")
         if "RANK" in os.environ:
             with ending_at_once():
@@ -250,27 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("\n".join(json.dumps(dataclasses.asdict(row)) for row in rows))
             return 0
         command, rows = [sys.executable, "-m", "cupy_w4a16.bench.parallel", *arguments], []
-        for size in parse_counts(chosen.gpus):
+        for size in parse_numbers("--gpus", chosen.gpus):
             rows += parse_rows(run_ranks(command, size, LIMIT_S))
         title = f"One block of {MODEL.name}: {', '.join(map(str, MODEL.layers))}"
         loads = format_loads(rows[-1])  # most GPUs, most tokens
         print(f"{title}; {rows[0].gpu}, {chosen.dtype}", *loads, format_rows(rows), sep="\n")
     except (BenchError, W4A16Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
     return 0
-
-
-def parse_counts(text: str) -> list[int]:
-    """Numbers of GPUs from "1,2,4".
-
-    >>> parse_counts("2,1")
-    [1, 2]
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise BenchError(f"--gpus is {text!r}: numbers of GPUs with commas between, such as 1,2,4")
-    return sorted({int(word) for word in words})
 
 
 def parse_rows(printed: str) -> list[Row]:

@@ -1,35 +1,39 @@
-"""Time against the number of tokens, a panel a shape: ours, cuBLAS, Humming, the floor."""
+"""Time against the number of tokens, a panel a shape and kind: ours, cuBLAS, Humming, the floor."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._config import GemmProblem
 from .._plot_file import save_figure
 from . import BenchError
-from .report import Row
+from .report import Row, title
 
 COLUMNS = 4
 
 
-def save_plot(rows: Sequence[Row], path: str, title: str) -> None:
+def save_plot(rows: Sequence[Row], path: str, heading: str) -> None:
     """Write the picture to `path`; its ending (.png, .svg, .pdf) is the format."""
     from matplotlib.figure import Figure  # no pyplot: no window system is looked for
 
-    shapes = list(dict.fromkeys((row.problem.n, row.problem.k) for row in rows if not row.fault))
-    if not shapes:
+    measured: dict[GemmProblem, list[Row]] = {}
+    for row in rows:
+        if not row.fault:
+            measured.setdefault(replace(row.problem, m=0), []).append(row)
+    if not measured:
         raise BenchError(f"--plot {path}: nothing was measured")
-    columns = min(COLUMNS, len(shapes))
-    lines = -(-len(shapes) // columns)
+    columns = min(COLUMNS, len(measured))
+    lines = -(-len(measured) // columns)
     figure: Any = Figure(figsize=(4.2 * columns, 3.6 * lines + 0.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(heading, fontsize=11)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel, shape in zip(panels, shapes, strict=False):
-        _draw(panel, [row for row in rows if (row.problem.n, row.problem.k) == shape and not row.fault])
-        panel.set_title(f"N={shape[0]} K={shape[1]}", fontsize=10)
-    for panel in panels[len(shapes) :]:
+    for panel, (problem, found) in zip(panels, measured.items(), strict=False):
+        _draw(panel, found)
+        panel.set_title(title(problem).replace(", ", "\n", 1), fontsize=9)
+    for panel in panels[len(measured) :]:
         panel.set_axis_off()
     panels[0].legend(fontsize=8, frameon=False)
     save_figure(figure, path, BenchError)

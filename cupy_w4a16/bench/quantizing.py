@@ -16,7 +16,7 @@ from .. import _dtypes
 from .._awq_scale import awq_scale
 from .._quantize import QuantizedWeight, quantize
 from . import BenchError, device
-from .shapes import Shape
+from .shapes import MODELS, Model, Shape
 
 #: Rows of activations for `awq_scale`.
 ACTIVATIONS = 512
@@ -46,20 +46,23 @@ class Matrices:
         return self.blocks * sum(layer.count * layer.shape.n * layer.shape.k for layer in self.layers)
 
 
-MODEL = Matrices(
-    "Llama-3.1-8B",
-    32,
-    (
-        Layer("k, v", Shape(1024, 4096), 2),
-        Layer("q, o", Shape(4096, 4096), 2),
-        Layer("gate, up", Shape(14336, 4096), 2),
-        Layer("down", Shape(4096, 14336), 1),
-    ),
-)
+def matrices(model: Model) -> Matrices:
+    """Those of a model whose layers are q, k and v in one, o, gate and up in one, down; q is of o's shape."""
+    qkv, o, gate_up, down = model.layers
+    layers = (
+        Layer("k, v", Shape((qkv.n - o.k) // 2, qkv.k), 2),
+        Layer("q, o", o, 2),
+        Layer("gate, up", Shape(gate_up.n // 2, gate_up.k), 2),
+        Layer("down", down, 1),
+    )
+    return Matrices(model.name, model.blocks, layers)
+
+
+MODEL = matrices(MODELS[0])
 
 
 @dataclass(frozen=True)
-class Cost:
+class LayerCost:
     """What a method costs for one layer; the first call compiles CuPy's kernels, or finds them on disk."""
 
     layer: Layer
@@ -71,9 +74,9 @@ class Cost:
 
 def measure_quantizing(
     model: Matrices, *, dtype: str, group_size: int, rounds: int, seed: int = 0
-) -> Iterator[tuple[str, list[Cost]]]:
+) -> Iterator[tuple[str, list[LayerCost]]]:
     """Each method in turn and its cost for one layer of each shape, weights (n, k) as in a checkpoint."""
-    for name, way in _ways(group_size).items():
+    for name, method in _methods(group_size).items():
         costs = []
         for layer in model.layers:
             stored, a = (
@@ -82,11 +85,11 @@ def measure_quantizing(
             )
             device.fill_normal(stored, seed)
             device.fill_normal(a, seed + 1)
-            costs.append(_cost(name, layer, stored, partial(way, stored.T, a), rounds))
+            costs.append(_cost(name, layer, stored, partial(method, stored.T, a), rounds))
         yield name, costs
 
 
-def format_cost(model: Matrices, name: str, costs: Sequence[Cost]) -> str:
+def format_cost(model: Matrices, name: str, costs: Sequence[LayerCost]) -> str:
     """A line a method: seconds for the whole model once compiled, and for compiling."""
     again = model.blocks * sum(cost.layer.count * cost.again_s for cost in costs)
     compiling = sum(cost.first_s - cost.again_s for cost in costs)
@@ -99,14 +102,14 @@ def format_heading(model: Matrices) -> str:
     """What the lines are about."""
     layers = "".join(f"{layer.names:>12}" for layer in model.layers)
     return (
-        f"Quantising the linear layers of {model.name}, {model.weights / 1e9:.2f} x 10^9 weights: seconds\n"
+        f"Quantizing the linear layers of {model.name}, {model.weights / 1e9:.2f} x 10^9 weights: seconds\n"
         "for all, from one of each shape; seconds that the first calls took longer; the most memory beside\n"
         "weight and result; error of the worst 64 x 64 weights; milliseconds a layer\n"
         f"{'':<14}{'all, s':>12}{'compiling, s':>13}{'temporary MB':>15}{'error %':>9}{layers}"
     )
 
 
-def _ways(group_size: int) -> dict[str, Callable[[Any, Any], tuple[QuantizedWeight, Any]]]:
+def _methods(group_size: int) -> dict[str, Callable[[Any, Any], tuple[QuantizedWeight, Any]]]:
     def plain(w: Any, a: Any, **options: Any) -> tuple[QuantizedWeight, Any]:
         return quantize(w, group_size, **options), None
 
@@ -122,7 +125,7 @@ def _ways(group_size: int) -> dict[str, Callable[[Any, Any], tuple[QuantizedWeig
 
 def _cost(
     name: str, layer: Layer, stored: Any, call: Callable[[], tuple[QuantizedWeight, Any]], rounds: int
-) -> Cost:
+) -> LayerCost:
     pool = cupy.cuda.MemoryPool()  # of its own: what it holds in the end is what was needed at once
     with cupy.cuda.using_allocator(pool.malloc):
         first_s, (weight, scale) = _timed(call)
@@ -134,7 +137,7 @@ def _cost(
     del weight, scale, results
     with cupy.cuda.using_allocator(pool.malloc):
         again_s = statistics.median(_timed(call)[0] for _ in range(rounds))
-    return Cost(layer, first_s, again_s, temporary_bytes, error)
+    return LayerCost(layer, first_s, again_s, temporary_bytes, error)
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from .._errors import W4A16Error
+from .._printing import failed
 from . import BenchError
 
 _LAST_CHARACTERS = 4000  # of a failed rank's output, in the message
@@ -73,7 +74,7 @@ def ending_at_once() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, (BenchError, W4A16Error)):
-            print(f"error: {error}", file=sys.stderr)
+            failed(error)
         else:
             traceback.print_exc()
         sys.stdout.flush()

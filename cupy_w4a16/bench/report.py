@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .._config import GemmConfig, GemmProblem
-from .._validity import ITEM_BYTES
+from .._dtypes import ITEM_BYTES
 from . import BenchError
 from .floor import Floor
 from .shapes import geometric_mean
@@ -130,26 +130,39 @@ def title(problem: GemmProblem) -> str:
     >>> title(GemmProblem(1, 4096, 4096))
     'N=4096 K=4096, groups of 128, float16'
     """
+    return f"N={problem.n} K={problem.k}, {kind(problem)}"
+
+
+def kind(problem: GemmProblem) -> str:
+    """What a product is but for its sizes.
+
+    >>> kind(GemmProblem(1, 4096, 4096, 64, zeros="uint8"))
+    'groups of 64, float16, uint8 zeros'
+    """
     group = "one group" if problem.group_size == -1 else f"groups of {problem.group_size}"
     zeros = "" if problem.zeros is None else f", {problem.zeros} zeros"
     out = "" if problem.out_dtype == problem.dtype else f", {problem.out_dtype} result"
-    return f"N={problem.n} K={problem.k}, {group}, {problem.dtype}{zeros}{out}"
+    return f"{group}, {problem.dtype}{zeros}{out}"
 
 
 def format_summary(rows: Sequence[Row]) -> str:
-    """Per number of tokens, over the shapes, the best variant of each: geometric mean and worst ratios."""
+    """Per kind and number of tokens, over the shapes, the best variant of each: mean and worst ratios."""
     best: dict[GemmProblem, Row] = {}
     for row in rows:
         if not row.fault and (row.problem not in best or row.us < best[row.problem].us):
             best[row.problem] = row
-    lines = [f"{'M':>6}{'shapes':>8}{'x cuBLAS, mean':>16}{'least':>8}{'x floor, mean':>15}{'most':>8}"]
-    for m in sorted({problem.m for problem in best}):
-        found = [row for problem, row in best.items() if problem.m == m]
-        cublas, floor = [row.x_cublas for row in found], [row.x_floor for row in found]
-        lines.append(
-            f"{m:>6}{len(found):>8}{geometric_mean(cublas):>16.3f}{min(cublas):>8.3f}"
-            f"{geometric_mean(floor):>15.3f}{max(floor):>8.3f}"
-        )
+    titles = f"{'M':>6}{'shapes':>8}{'x cuBLAS, mean':>16}{'least':>8}{'x floor, mean':>15}{'most':>8}"
+    lines = []
+    for what in dict.fromkeys(map(kind, best)):
+        lines += ["", f"Over the shapes, {what}", titles]
+        of_kind = {problem: row for problem, row in best.items() if kind(problem) == what}
+        for m in sorted({problem.m for problem in of_kind}):
+            found = [row for problem, row in of_kind.items() if problem.m == m]
+            cublas, floor = [row.x_cublas for row in found], [row.x_floor for row in found]
+            lines.append(
+                f"{m:>6}{len(found):>8}{geometric_mean(cublas):>16.3f}{min(cublas):>8.3f}"
+                f"{geometric_mean(floor):>15.3f}{max(floor):>8.3f}"
+            )
     return "\n".join(lines)
 
 

@@ -72,21 +72,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
                 "between, such as 4096x4096,28672x4096"
             )
         shapes.append(Shape(*map(int, sizes)))
-    return tuple(dict.fromkeys(shapes))
-
-
-def parse_tokens(text: str) -> tuple[int, ...]:
-    """Token counts from "1,16,128", in rising order.
-
-    >>> parse_tokens("16,1")
-    (1, 16)
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise BenchError(
-            f"--m is {text!r}: token counts are whole numbers with commas between, such as 1,16,128"
-        )
-    return tuple(sorted({int(word) for word in words}))
+    return tuple(shapes)
 
 
 def weight_bytes(n: int, k: int, group_size: int, zero_bytes: int = 0) -> int:

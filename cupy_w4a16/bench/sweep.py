@@ -24,15 +24,16 @@ from .timing import Replay, Timing
 from .variants import Point, Variant, cublas_variant
 from .weights import Weights
 
-CALIBRATION = GemmProblem(8192, 8192, 8192)  # where cuBLAS comes near its best rate
+# Where cuBLAS reaches its best rates.
+CALIBRATION = GemmProblem(8192, 8192, 8192), GemmProblem(8192, 4096, 14336)
 FIRST_LOOK_WORK_US, FIRST_LOOK_ROUNDS = 1000.0, 3
 BATCH = 32  # variants whose graphs are kept at once
 FINALISTS, FINALIST_MARGIN = 8, 1.10  # of a first look: so many at most, none slower than the best times this
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How thoroughly to measure.
+class Procedure:
+    """How to measure, and how thoroughly.
 
     `rounds` replays of `work_us` of work each count. More than `first_look` variants at one point (None:
     never) go through a short round first, and the `FINALISTS` best of them through the long one. Before each
@@ -78,7 +79,7 @@ def sweep(
     variants: Variants,
     *,
     peers: Sequence[Variant] | None = None,
-    plan: Plan | None = None,
+    procedure: Procedure | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Time every variant at every point on the current GPU and return a row for each.
@@ -88,24 +89,21 @@ def sweep(
     points : problems; neighbours that differ in `m` only share their weights
     variants : what to time; or a function of the problem
     peers : what to compare with, interleaved; None means cuBLAS. Their times are columns, not rows.
-    plan : how thoroughly
+    procedure : how, and how thoroughly
     on_row : called with each row as soon as it is known
 
     A variant that is refused, does not compile or is wrong gives a row with `fault` and no time. Rows come
     in the order of the variants; where there was a first look, fastest first.
     """
-    plan = plan or Plan()
+    procedure = procedure or Procedure()
     peers = [cublas_variant()] if peers is None else peers
     stream = cupy.cuda.Stream(non_blocking=True)
-    with machine.watched(), stream:
-        blas = Blas(stream)
-        try:
-            progress = Progress(_calibrate(blas, stream, plan), on_row)
-            for _, group in itertools.groupby(points, key=lambda problem: replace(problem, m=0)):
-                _sweep_shape(list(group), variants, peers, plan, blas, stream, progress)
-                cupy.get_default_memory_pool().free_all_blocks()
-        finally:
-            blas.close()
+    with machine.watched(), stream, Blas(stream) as blas:
+        tflops = max(_cublas_tflops(problem, blas, stream, procedure) for problem in CALIBRATION)
+        progress = Progress(tflops, on_row)
+        for _, group in itertools.groupby(points, key=lambda problem: replace(problem, m=0)):
+            _sweep_shape(list(group), variants, peers, procedure, blas, stream, progress)
+            cupy.get_default_memory_pool().free_all_blocks()
     return progress.rows
 
 
@@ -113,18 +111,18 @@ def _sweep_shape(
     problems: Sequence[GemmProblem],
     variants: Variants,
     peers: Sequence[Variant],
-    plan: Plan,
+    procedure: Procedure,
     blas: Blas,
     stream: Any,
     progress: Progress,
 ) -> None:
-    weights = Weights(replace(problems[0], m=max(problem.m for problem in problems)), seed=plan.seed)
-    read = read_us(weights, stream, plan.seed, plan.rest)
+    weights = Weights(replace(problems[0], m=max(problem.m for problem in problems)), seed=procedure.seed)
+    read = read_us(weights, stream, procedure.seed, procedure.rest)
     for problem in problems:
         out = cupy.empty((problem.m, problem.n), _dtypes.dtype_of(problem.out_dtype, _dtypes.OUT_DTYPES))
         point = Point(problem, weights, weights.a[: problem.m], out, stream, blas)
         ours = list(variants(problem) if callable(variants) else variants)
-        measured, faults = _measure(point, ours, peers, plan)
+        measured, faults = _measure(point, ours, peers, procedure)
         theirs = {peer.name: measured[peer].us for peer in peers if peer in measured}
         flops = 2e-6 * problem.m * problem.n * problem.k
         for name in ("cublas", "cublas-nk"):
@@ -134,7 +132,7 @@ def _sweep_shape(
         for peer in peers:
             if peer in faults:
                 print(f"{peer.name} left out at M={problem.m}, {faults[peer]}", file=sys.stderr)
-        if plan.first_look is not None and len(ours) > plan.first_look:
+        if procedure.first_look is not None and len(ours) > procedure.first_look:
             ours.sort(key=lambda variant: measured[variant].us if variant in measured else math.inf)
         for variant in ours:
             config = variant.config_for(problem)
@@ -149,7 +147,7 @@ def _sweep_shape(
 
 
 def _measure(
-    point: Point, ours: Sequence[Variant], peers: Sequence[Variant], plan: Plan
+    point: Point, ours: Sequence[Variant], peers: Sequence[Variant], procedure: Procedure
 ) -> tuple[dict[Variant, Timing], dict[Variant, str]]:
     """Times of all that are right, and what is the matter with the others."""
     prepared: dict[Variant, Sequence[timing.Call]] = {}
@@ -164,12 +162,12 @@ def _measure(
     standing = [peer for peer in peers if peer in prepared]
     found: dict[Variant, Timing] = {}
     finalists = competing
-    if plan.first_look is not None and len(competing) > plan.first_look:
-        look = replace(plan, rounds=FIRST_LOOK_ROUNDS, work_us=FIRST_LOOK_WORK_US, burst=False)
+    if procedure.first_look is not None and len(competing) > procedure.first_look:
+        look = replace(procedure, rounds=FIRST_LOOK_ROUNDS, work_us=FIRST_LOOK_WORK_US, burst=False)
         for batch in _batches(competing, BATCH):
             found |= _timed(point, {v: prepared[v] for v in batch}, look)
         finalists = select_finalists(found)
-    found |= _timed(point, {v: prepared[v] for v in (*standing, *finalists)}, plan)
+    found |= _timed(point, {v: prepared[v] for v in (*standing, *finalists)}, procedure)
     return found, faults
 
 
@@ -180,18 +178,20 @@ def select_finalists(found: dict[Variant, Timing]) -> list[Variant]:
     return [variant for variant in ranked[:FINALISTS] if found[variant].us <= limit]
 
 
-def _timed(point: Point, prepared: dict[Variant, Sequence[timing.Call]], plan: Plan) -> dict[Variant, Timing]:
+def _timed(
+    point: Point, prepared: dict[Variant, Sequence[timing.Call]], procedure: Procedure
+) -> dict[Variant, Timing]:
     problem, sets = point.problem, len(point.weights.sets)
-    count = calls_for(estimated_us(problem.m, problem.n, problem.k), sets, plan.work_us)
+    count = calls_for(estimated_us(problem.m, problem.n, problem.k), sets, procedure.work_us)
     replays: list[Replay] = [timing.capture(calls, count, point.stream) for calls in prepared.values()]
-    seed = hash((plan.seed, problem.m, problem.n, problem.k))
-    return dict(zip(prepared, _times(replays, plan, point.stream, seed), strict=True))
+    seed = hash((procedure.seed, problem.m, problem.n, problem.k))
+    return dict(zip(prepared, _times(replays, procedure, point.stream, seed), strict=True))
 
 
-def _times(replays: Sequence[Replay], plan: Plan, stream: Any, seed: int) -> list[Timing]:
-    if plan.burst:
-        return timing.bursts(replays, plan.rounds, stream, seed)
-    return timing.interleaved(replays, plan.rounds, stream, seed, plan.rest)
+def _times(replays: Sequence[Replay], procedure: Procedure, stream: Any, seed: int) -> list[Timing]:
+    if procedure.burst:
+        return timing.bursts(replays, procedure.rounds, stream, seed)
+    return timing.interleaved(replays, procedure.rounds, stream, seed, procedure.rest)
 
 
 def _checked(point: Point, variant: Variant) -> tuple[Sequence[timing.Call], str]:
@@ -237,15 +237,15 @@ def error_limit(problem: GemmProblem) -> float:
     return (6 if problem.zeros == problem.dtype else 2) * u
 
 
-def _calibrate(blas: Blas, stream: Any, plan: Plan) -> float:
+def _cublas_tflops(problem: GemmProblem, blas: Blas, stream: Any, procedure: Procedure) -> float:
     """TFLOPS of cuBLAS in a large product, timed as the points are: floors hold from the first line on."""
-    weights = Weights(CALIBRATION, expect=False, seed=plan.seed)
-    out = cupy.empty((CALIBRATION.m, CALIBRATION.n), weights.a.dtype)
-    point = Point(CALIBRATION, weights, weights.a, out, stream, blas)
+    weights = Weights(problem, expect=False, seed=procedure.seed)
+    out = cupy.empty((problem.m, problem.n), weights.a.dtype)
+    point = Point(problem, weights, weights.a, out, stream, blas)
     calls = cublas_variant().prepare(point)
     calls[0]()
-    found = _times([timing.capture(calls, len(calls), stream)], plan, stream, plan.seed)[0]
-    return 2e-6 * CALIBRATION.m * CALIBRATION.n * CALIBRATION.k / found.low_us
+    found = _times([timing.capture(calls, len(calls), stream)], procedure, stream, procedure.seed)[0]
+    return 2e-6 * problem.m * problem.n * problem.k / found.low_us
 
 
 def _batches(items: Sequence[Variant], size: int) -> Iterator[Sequence[Variant]]:

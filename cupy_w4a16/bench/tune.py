@@ -16,8 +16,8 @@ from .._kernels import unit_for
 from .._tuned import Winner, store_tuned, tuned_path
 from . import BenchError, machine
 from .report import Row
-from .sweep import Plan, sweep
-from .variants import WAYS, Variant
+from .sweep import Procedure, sweep
+from .variants import VARIANTS, Variant
 
 TIE = 1.02  # within noise: then the config that the problem gets anyway stays
 
@@ -45,12 +45,12 @@ def compiled(variants: Mapping[GemmProblem, Sequence[Variant]]) -> dict[GemmProb
 def tune(
     problems: Sequence[GemmProblem],
     through: Sequence[str],
-    plan: Plan,
+    procedure: Procedure,
     on_winner: Callable[[Row, Row], None],
 ) -> Path:
-    """Time calls with the valid configs of every problem, store the winners, and return the tuning file.
+    """Time variants with the valid configs of every problem, store the winners, and return the tuning file.
 
-    `through` names the calls; each has winners of its own, for launches of its kind. `on_winner` gets the
+    `through` names the variants; each has winners of its own, for launches of its kind. `on_winner` gets the
     winner's row and that of the config the problem had so far. What is known is stored shape by shape, so
     that an interrupted run keeps what it found.
 
@@ -65,7 +65,7 @@ def tune(
     for group in by_shape.values():
         for name in through:
             ours = {p: [variant for variant in candidates[p] if variant.name == name] for p in group}
-            winners = _winners(ours, WAYS[name](None), plan, on_winner)
+            winners = _winners(ours, VARIANTS[name](None), procedure, on_winner)
             path = _store(winners)
     return path
 
@@ -83,11 +83,11 @@ def _store(winners: Sequence[Winner]) -> Path:
 def _winners(
     candidates: Mapping[GemmProblem, Sequence[Variant]],
     untuned: Variant,
-    plan: Plan,
+    procedure: Procedure,
     on_winner: Callable[[Row, Row], None],
 ) -> list[Winner]:
     """The fastest of each problem's candidates; `untuned` runs what the problem gets so far."""
-    rows = sweep(list(candidates), candidates.__getitem__, peers=(), plan=plan)
+    rows = sweep(list(candidates), candidates.__getitem__, peers=(), procedure=procedure)
     winners = []
     for problem in candidates:
         timed = [row for row in rows if row.problem == problem]
@@ -110,11 +110,11 @@ def select_winner(rows: Sequence[Row], current: GemmConfig) -> tuple[Row, Row]:
 
 
 def _candidates(problem: GemmProblem, through: Sequence[str]) -> list[Variant]:
-    """Each call with every config that is known, and with the one that the problem gets so far."""
+    """Each variant with every config that is known, and with the one that the problem gets so far."""
     found = []
-    for way in (WAYS[name] for name in through):
-        configs = dict.fromkeys([way(None).config_for(problem), *_config_table.configs(problem)])
-        found += [way(config) for config in configs]
+    for make in (VARIANTS[name] for name in through):
+        configs = dict.fromkeys([make(None).config_for(problem), *_config_table.configs(problem)])
+        found += [make(config) for config in configs]
     return found
 
 

@@ -99,7 +99,8 @@ def linears(weights: Weights, *, pdl: bool = False) -> list[Any]:
     return list(weights.converted[name])
 
 
-WAYS: dict[str, Callable[[GemmConfig | None], Variant]] = {
+#: Makers of our own, which force a config or, with None, take what a call gets.
+VARIANTS: dict[str, Callable[[GemmConfig | None], Variant]] = {
     "linear": linear_variant,
     "gemm": gemm_variant,
     "linear-pdl": partial(linear_variant, pdl=True),

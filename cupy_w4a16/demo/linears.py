@@ -23,20 +23,23 @@ class Float32Linears:
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to quantise: arguments of `quantize`, and whether activations have a say, by `awq_scale`."""
+class Method:
+    """How to quantize: arguments of `quantize`, and whether activations have a say, by `awq_scale`.
+
+    `name` is what `quantize` calls `method`.
+    """
 
     group_size: int = 128
-    method: str = "rtn"
+    name: str = "rtn"
     symmetric: bool = True
     awq: bool = False
 
     def __str__(self) -> str:
-        return f"awq, {self.method}" if self.awq else self.method
+        return f"awq, {self.name}" if self.awq else self.name
 
     def __call__(self, w: Array, activations: Array | None) -> tuple[QuantizedWeight, Array | None]:
         """The weight for `gemm`, and what activations are divided by before (None: by nothing)."""
-        options: dict[str, Any] = {"symmetric": self.symmetric, "dtype": "float16", "method": self.method}
+        options: dict[str, Any] = {"symmetric": self.symmetric, "dtype": "float16", "method": self.name}
         if self.awq:
             return awq_scale(w, activations, self.group_size, **options)
         return quantize(w, self.group_size, **options), None
@@ -52,12 +55,12 @@ class QuantizedLinears:
         self,
         weights: Mapping[str, Array],
         names: Iterable[str],
-        way: Way,
+        method: Method,
         activations: Mapping[str, Array] | None = None,
     ) -> None:
         self.layers = {}
         for name in names:
-            weight, scale = way(weights[f"{name}.weight"].T, activations and activations[name])
+            weight, scale = method(weights[f"{name}.weight"].T, activations and activations[name])
             self.layers[name] = (weight, scale, weights[f"{name}.bias"].astype("float16"))
 
     def half(self, name: str, x: Array) -> Array:
@@ -78,11 +81,11 @@ class QuantizedLinears:
 def quantized_linears(
     weights: Mapping[str, Array],
     names: Iterable[str],
-    way: Way,
+    method: Method,
     activations: Mapping[str, Array] | None = None,
 ) -> QuantizedLinears:
     """`QuantizedLinears`, or a `DemoError` that says why not."""
     try:
-        return QuantizedLinears(weights, names, way, activations)
+        return QuantizedLinears(weights, names, method, activations)
     except (ValueError, ImportError) as error:  # a size that is not allowed, a weight with a NaN, no cuBLAS
-        raise DemoError(f"these weights can't be quantised: {error}") from error
+        raise DemoError(f"these weights can't be quantized: {error}") from error

@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from .encoder import LINEARS, Array
-from .linears import QuantizedLinears, Way, quantized_linears
+from .linears import Method, QuantizedLinears, quantized_linears
 from .model_files import Model
 from .sentences import CALIBRATION
 from .truth import Truth
@@ -66,16 +66,16 @@ def ranking(similarity: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    model: Model, sentences: list[str], way: Way, xp: Any, progress: Callable[[list[str]], Any] = iter
+    model: Model, sentences: list[str], method: Method, xp: Any, progress: Callable[[list[str]], Any] = iter
 ) -> Comparison:
     """Encode `sentences` with float32 and with 4-bit linear layers on `xp` (`numpy` or `cupy`).
 
-    `progress` wraps the list of layer names while they are quantised, as `tqdm.tqdm` does.
+    `progress` wraps the list of layer names while they are quantized, as `tqdm.tqdm` does.
     """
     weights = {name: xp.asarray(w) for name, w in model.weights.items()}
     truth = Truth(model, weights, sentences, xp)
-    activations = Truth(model, weights, list(CALIBRATION), xp).activations() if way.awq else None
-    quantized = quantized_linears(weights, progress(truth.names), way, activations)
+    activations = Truth(model, weights, list(CALIBRATION), xp).activations() if method.awq else None
+    quantized = quantized_linears(weights, progress(truth.names), method, activations)
     mask, embedded = truth.mask, truth.embedded
     encoder = truth.encoder(quantized)
     states = encoder.hidden_states(truth.ids, mask)

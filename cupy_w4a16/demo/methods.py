@@ -1,4 +1,4 @@
-"""What each way to quantise does to the encoder, as one table."""
+"""What each method to quantize does to the encoder, as one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from .linears import Way, quantized_linears
+from .._scheme import METHODS
+from .linears import Method, quantized_linears
 from .model_files import Model
 from .sentences import CALIBRATION
 from .truth import Truth
@@ -18,62 +19,62 @@ from .truth import Truth
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A way to quantise and what it leaves of the encoder."""
+    """A method and what it leaves of the encoder."""
 
-    way: Way
+    method: Method
     cosine: np.ndarray  # (sentences,) of the 4-bit embedding to the float32 one
     linear_error: np.ndarray  # (linears,) relative, the same inputs to both
     nbytes: int  # packed weights, scales and zeros
-    seconds: float  # to quantise all layers
+    seconds: float  # to quantize all layers
 
 
-def ways(group_size: int) -> list[Way]:
-    """Every method with and without zeros, where it can do without, and with activation-aware scaling."""
+def methods(group_size: int) -> list[Method]:
+    """Each with and without zeros, where it can do without, and with activation-aware scaling."""
     found = []
     for symmetric in (True, False):
-        methods = ("rtn", "mse") if symmetric else ("rtn", "mse", "hqq")
-        found += [Way(group_size, method, symmetric) for method in methods]
-        found.append(Way(group_size, "rtn", symmetric, awq=True))
+        names = [name for name in METHODS if name != "hqq" or not symmetric]
+        found += [Method(group_size, name, symmetric) for name in names]
+        found.append(Method(group_size, "rtn", symmetric, awq=True))
     return found
 
 
 def compare_methods(
     model: Model,
     sentences: list[str],
-    chosen: Sequence[Way],
+    chosen: Sequence[Method],
     xp: Any,
-    progress: Callable[[Sequence[Way]], Any] = iter,
+    progress: Callable[[Sequence[Method]], Any] = iter,
 ) -> list[Accuracy]:
-    """Encode `sentences` in each of these ways on `xp` (`numpy` or `cupy`); `progress` wraps the ways."""
+    """Encode `sentences` by each of these methods on `xp` (`numpy` or `cupy`); `progress` wraps them."""
     weights = {name: xp.asarray(w) for name, w in model.weights.items()}
     truth = Truth(model, weights, sentences, xp)
     activations = Truth(model, weights, list(CALIBRATION), xp).activations()
     found = []
-    for way in progress(chosen):
+    for method in progress(chosen):
         start = time.perf_counter()
-        quantized = quantized_linears(weights, truth.names, way, activations)
+        quantized = quantized_linears(weights, truth.names, method, activations)
         if xp is not np:
             xp.cuda.get_current_stream().synchronize()
         seconds = time.perf_counter() - start
         embedded = truth.encoder(quantized)(truth.ids, truth.mask)
         cosine = cupy.asnumpy((truth.embedded * embedded).sum(axis=1))
         errors = np.array(truth.linear_errors(quantized))
-        found.append(Accuracy(way, cosine, errors, quantized.nbytes, seconds))
+        found.append(Accuracy(method, cosine, errors, quantized.nbytes, seconds))
     return found
 
 
 def format_methods(found: Sequence[Accuracy]) -> str:
-    """A line a way."""
+    """A line a method."""
     lines = [
         "Methods: cosine similarity of the sentences to the float32 encoder; relative error of the linear",
-        "layers, each given float32's inputs; weight memory; time to quantise, which includes compiling",
+        "layers, each given float32's inputs; weight memory; time to quantize, which includes compiling",
         f"{'method':<10}{'zeros':<10}{'mean cosine':>12}{'smallest':>10}{'mean error, %':>15}"
         f"{'MB':>8}{'seconds':>9}",
     ]
     for row in found:
-        zeros = "none" if row.way.symmetric else "float16" if row.way.method == "hqq" else "uint8"
+        zeros = "none" if row.method.symmetric else "float16" if row.method.name == "hqq" else "uint8"
         lines.append(
-            f"{row.way!s:<10}{zeros:<10}{row.cosine.mean():>12.4f}{row.cosine.min():>10.4f}"
+            f"{row.method!s:<10}{zeros:<10}{row.cosine.mean():>12.4f}{row.cosine.min():>10.4f}"
             f"{100 * row.linear_error.mean():>15.2f}{row.nbytes / 1e6:>8.2f}{row.seconds:>9.1f}"
         )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._printing import named_lines
 from .encoder import LINEARS
 from .measure import Comparison
 
@@ -17,9 +18,8 @@ def format_report(result: Comparison, facts: dict[str, str]) -> str:
 
 def format_facts(facts: dict[str, str]) -> str:
     """Return the head of a report."""
-    width = max(map(len, facts))
-    head = [f"  {name:<{width}}  {value}" for name, value in facts.items()]
-    return "\n".join(["Sentence encoder: every linear layer in 4 bits, beside float32", *head])
+    title = "Sentence encoder: every linear layer in 4 bits, beside float32"
+    return "\n  ".join([title, *named_lines(facts)])
 
 
 def _sentences(result: Comparison) -> str:

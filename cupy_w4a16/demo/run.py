@@ -35,9 +35,9 @@ def run_demo(
     used, `compare` whether all methods are compared instead, `device` `"auto"`, `"gpu"` or `"cpu"`, `plot`
     the picture to write.
     """
-    from .linears import Way
+    from .linears import Method
     from .measure import measure
-    from .methods import compare_methods, format_methods, ways
+    from .methods import compare_methods, format_methods, methods
     from .plot import save_plot
     from .report import format_facts, format_report
     from .sentences import CALIBRATION, read_sentences
@@ -52,22 +52,22 @@ def run_demo(
     groups = "one group a column" if group_size == -1 else f"groups of {group_size}"
     facts = {"model": str(loaded.folder), "device": where, "versions": _versions()}
     if compare:
-        found = compare_methods(loaded, lines, ways(group_size), xp, _progress("method"))
+        found = compare_methods(loaded, lines, methods(group_size), xp, _progress("method"))
         facts["weights"] = f"4 bits, {groups}; activations float16; all else float32"
         facts["input"] = f"{len(lines)} sentences; awq: activations of {len(CALIBRATION)} others"
         print(f"{format_facts(facts)}\n\n{format_methods(found)}")
         return
-    way = Way(group_size, method, symmetric=method != "hqq", awq=awq)
-    result = measure(loaded, lines, way, xp, _progress("layer"))
-    kind = "symmetric" if way.symmetric else "asymmetric"
-    facts["weights"] = f"{kind} 4 bits ({way}), {groups}; activations float16; all else float32"
+    chosen = Method(group_size, method, symmetric=method != "hqq", awq=awq)
+    result = measure(loaded, lines, chosen, xp, _progress("layer"))
+    kind = "symmetric" if chosen.symmetric else "asymmetric"
+    facts["weights"] = f"{kind} 4 bits ({chosen}), {groups}; activations float16; all else float32"
     facts["input"] = f"{len(lines)} sentences, {result.tokens} tokens" + (
         f"; awq: activations of {len(CALIBRATION)} others" if awq else ""
     )
     print(format_report(result, facts))
     if plot is not None:
         title = (
-            f"Linear layers in 4 bits ({way}), {groups}: mean cosine to float32 "
+            f"Linear layers in 4 bits ({chosen}), {groups}: mean cosine to float32 "
             f"{result.cosine.mean():.4f}, the same nearest sentence for {result.same_nearest} of {len(lines)}"
         )
         save_plot(result, plot, title)
@@ -111,4 +111,4 @@ def _versions() -> str:
 def _progress(unit: str) -> Any:
     from tqdm import tqdm
 
-    return partial(tqdm, desc="quantising", unit=unit, leave=False, file=sys.stderr, disable=None)
+    return partial(tqdm, desc="quantizing", unit=unit, leave=False, file=sys.stderr, disable=None)

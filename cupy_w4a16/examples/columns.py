@@ -17,10 +17,10 @@ import cupy
 import numpy as np
 
 from cupy_w4a16 import Linear, quantize
-from cupy_w4a16._device import has_hopper
 from cupy_w4a16.demo.encoder import Encoder, linear_names
 from cupy_w4a16.demo.model_files import DemoError, Model, find_model, load_model
 from cupy_w4a16.demo.sentences import read_sentences
+from cupy_w4a16.examples.hopper import has_hopper
 
 Array = Any  # a NumPy or a CuPy array
 QUERIES_AT_ONCE = 1024  # bounds the memory for similarities

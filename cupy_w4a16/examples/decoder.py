@@ -23,9 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cupy_w4a16 import Linear, pack
-from cupy_w4a16._device import has_hopper
 
 from .decoder_kernels import Array, CudaKernels, NumpyKernels, Shape
+from .hopper import has_hopper
 
 
 class Block(NamedTuple):

@@ -16,7 +16,7 @@ import cupy
 import ml_dtypes
 
 from cupy_w4a16 import Linear, gemm, quantize
-from cupy_w4a16._device import has_hopper
+from cupy_w4a16.examples.hopper import has_hopper
 
 Tensor = Any  # a torch.Tensor
 
@@ -34,7 +34,7 @@ class TorchLinear:
 
     @classmethod
     def from_module(cls, module: Any, group_size: int = 128, **options: Any) -> TorchLinear:
-        """The layer of a `torch.nn.Linear`, its weight quantised; `options` are those of `quantize`."""
+        """The layer of a `torch.nn.Linear`, its weight quantized; `options` are those of `quantize`."""
         with torch_stream(module.weight):
             weight = quantize(as_array(module.weight).T, group_size, **options)  # PyTorch keeps (n, k)
             bias = None if module.bias is None else as_array(module.bias).astype(weight.scales.dtype)
@@ -104,7 +104,7 @@ def torch_stream(tensor: Tensor) -> Iterator[None]:
 
 
 def main() -> None:
-    """Print how far a quantised layer is from PyTorch's own."""
+    """Print how far a quantized layer is from PyTorch's own."""
     try:
         import torch
     except ImportError as error:

@@ -8,7 +8,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(folder))
-    return folder
+def cache(cache: Path) -> Path:
+    return cache

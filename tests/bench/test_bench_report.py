@@ -7,20 +7,16 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.bench import LARGE, PROBLEM, SMALL, row_of
 
 from cupy_w4a16._config import GemmConfig
-from cupy_w4a16.bench import BenchError, report
+from cupy_w4a16._plot_file import save_figure
+from cupy_w4a16.bench import BenchError, plot, report
 from cupy_w4a16.bench.floor import Floor
 from cupy_w4a16.bench.report import Row
-
-
-def test_floor_is_the_larger_of_reading_and_arithmetic() -> None:
-    floor = Floor(read_us=4.0, tflops=500.0)
-    assert floor.us(1, 4096, 4096) == 4.0
-    assert floor.us(8192, 4096, 4096) == pytest.approx(2 * 8192 * 4096 * 4096 / 500e12 * 1e6)
 
 
 def test_row_arithmetic() -> None:
@@ -56,6 +52,16 @@ def test_summary_takes_the_best_variant_of_each_shape() -> None:
     assert (float(floor), float(most)) == (pytest.approx(math.sqrt(2 * 1), abs=1e-3), 2.0)
 
 
+def test_summary_does_not_mix_kinds_of_weights() -> None:
+    rows = [row_of(8.0, problem=replace(PROBLEM, group_size=size), cublas=16.0) for size in (128, 32)]
+    lines = report.format_summary(rows).splitlines()
+    assert [line for line in lines if "Over" in line] == [
+        "Over the shapes, groups of 128, float16",
+        "Over the shapes, groups of 32, float16",
+    ]
+    assert [line.split()[:2] for line in lines if line.startswith("    16")] == [["16", "1"], ["16", "1"]]
+
+
 def test_csv_keeps_what_was_measured_when_the_run_breaks_off(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     with report.csv_writer(str(path)) as write:
@@ -74,14 +80,35 @@ def test_unwritable_csv_is_said_before_anything_is_measured(tmp_path: Path) -> N
         pass
 
 
-def test_plot_has_a_panel_a_shape(tmp_path: Path) -> None:
+def test_plot_has_a_panel_a_shape_and_kind_with_all_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
-    from cupy_w4a16.bench.plot import save_plot
+    figures: list[Any] = []
 
-    points = [replace(PROBLEM, m=m, n=n) for n in (4096, 8192) for m in (1, 16, 256)]
-    rows = [row_of(8.0 + problem.m, problem=problem) for problem in points]
-    save_plot(rows, str(tmp_path / "a.svg"), "title")
-    text = (tmp_path / "a.svg").read_text()
-    assert text.count('id="axes_') == 2
+    def save(figure: Any, *arguments: Any) -> None:
+        figures.append(figure)
+        save_figure(figure, *arguments)
+
+    monkeypatch.setattr(plot, "save_figure", save)
+    shapes = [(4096, 128), (8192, 128), (8192, 32)]  # n, group_size
+    points = [replace(PROBLEM, m=m, n=n, group_size=size) for n, size in shapes for m in (16, 1, 256)]
+    rows = [row_of(8.0 + p.m, problem=p, cublas=9.0 + p.m, humming=10.0 + p.m) for p in points]
+    rows += [row_of(7.0 + p.m, SMALL, p, cublas=9.0 + p.m, humming=10.0 + p.m) for p in points]  # the better
+    plot.save_plot(rows, str(tmp_path / "a.svg"), "heading")
+    assert (tmp_path / "a.svg").read_text().count('id="axes_') == 3
+    for panel, (n, size) in zip(figures[0].axes, shapes, strict=True):
+        assert panel.get_title() == f"N={n} K=4096\ngroups of {size}, float16"
+        drawn = {line.get_label(): line for line in panel.get_lines()}
+        assert all(list(line.get_xdata()) == [1, 16, 256] for line in drawn.values())
+        floors = [Floor(4.0, 700.0).us(m, n, 4096) for m in (1, 16, 256)]
+        assert {label: list(line.get_ydata()) for label, line in drawn.items()} == {
+            "cuBLAS FP16": [10, 25, 265],
+            "Humming": [11, 26, 266],
+            "cupy_w4a16": [8, 23, 263],
+            "floor": floors,
+        }
+    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert legend == ["cuBLAS FP16", "Humming", "cupy_w4a16", "floor"]
     with pytest.raises(BenchError, match="nothing was measured"):
-        save_plot([Row.failed(PROBLEM, "gemm", LARGE, "wrong")], str(tmp_path / "b.svg"), "title")
+        plot.save_plot([Row.failed(PROBLEM, "gemm", LARGE, "wrong")], str(tmp_path / "b.svg"), "title")

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cupy
+import numpy as np
 import pytest
 from helpers.bench import LARGE, SMALL
 
@@ -16,7 +18,7 @@ from cupy_w4a16 import _config_table
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._config import GemmProblem
 from cupy_w4a16._tuned import load_tuned, tuned_path
-from cupy_w4a16.bench import machine, quantizing, shapes, sweep, variants
+from cupy_w4a16.bench import arguments, device, machine, quantizing, shapes, sweep, variants
 from cupy_w4a16.bench.variants import Variant
 
 
@@ -38,6 +40,21 @@ def test_bench_runs(zeros: str, dtype: str, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.gpu
+def test_kinds_of_weights_are_measured_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.csv"
+    kinds = "--group-size 128,32 --zeros none,integer"
+    words = f"bench --shapes 256x512 --m 1 {kinds} --rounds 2 --work-ms 0.2 --peers cublas --csv {path}"
+    assert main(words.split()) == 0, capsys.readouterr()
+    with path.open(newline="") as file:
+        found = [(row["group_size"], row["zeros"], row["fault"]) for row in csv.DictReader(file)]
+    assert found == [("128", "", ""), ("128", "uint8", ""), ("32", "", ""), ("32", "uint8", "")]
+    printed = capsys.readouterr().out
+    for kind in ("groups of 128, float16", "groups of 32, float16, uint8 zeros"):
+        assert f"N=256 K=512, {kind}; cold read" in printed
+        assert f"Over the shapes, {kind}\n" in printed
+
+
+@pytest.mark.gpu
 def test_bench_sees_a_wrong_result() -> None:
     def prepare(point: variants.Point) -> list[Any]:
         def call() -> None:
@@ -50,7 +67,7 @@ def test_bench_sees_a_wrong_result() -> None:
         return [lambda: None] * len(point.weights.sets)
 
     bad = [Variant("one per cent off", prepare), Variant("never written", unwritten)]
-    rows = sweep.sweep([GemmProblem(32, 256, 512)], bad, plan=sweep.Plan(rounds=1, work_us=100))
+    rows = sweep.sweep([GemmProblem(32, 256, 512)], bad, procedure=sweep.Procedure(rounds=1, work_us=100))
     assert [row.fault.partition(":")[0] for row in rows] == ["wrong", "wrong"]
     assert all(math.isnan(row.us) for row in rows)
 
@@ -72,14 +89,15 @@ def test_tune_keeps_a_valid_winner_for_each_kind_of_launch(
 
 @pytest.mark.gpu
 def test_host_and_chain_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from cupy_w4a16.bench import command
-
     small = shapes.Model("tiny", 2, (shapes.Shape(384, 256), shapes.Shape(256, 256), shapes.Shape(256, 256)))
-    monkeypatch.setattr(command, "MODELS", (small,))
+    monkeypatch.setattr(arguments, "MODELS", (small,))
     assert main(["bench", "--chain", "--m", "3", "--rounds", "2"]) == 0
+    assert main(["bench", "--chain", "--shapes", "384x256", "--m", "3", "--rounds", "2"]) == 0
     assert main(["bench", "--host", "--shapes", "256x512", "--m", "1"]) == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("tiny: 2 blocks", "W4A16", "cupy.matmul(out=)"))
+    assert all(
+        word in printed for word in ("tiny: 2 blocks", "1 block of 384x256", "W4A16", "cupy.matmul(out=)")
+    )
 
 
 @pytest.mark.gpu
@@ -99,3 +117,19 @@ def test_quantize_is_timed_by_every_method(
         assert 0 <= float(temporary_mb) < 200  # shown in whole megabytes
         assert 5 < float(error) < 20
         assert float(ms) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("reader", device.READERS, ids=str)
+@pytest.mark.parametrize("sizes", [(1 << 22, 1 << 18), (4096 * 37 + 16, 16), (16, 0)])
+def test_floor_reads_every_byte(reader: device.Reader, sizes: tuple[int, int]) -> None:
+    # What was read is written where its words' sum, an exclusive or, is this one: seen at fifty places.
+    word = 0x5EED5EED
+    arrays = [cupy.zeros(size // 4, np.uint32) for size in sizes]
+    sink = cupy.zeros(1, np.uint32)
+    for x in arrays:
+        for i in {*range(0, x.size, max(1, x.size // 50)), *range(max(0, x.size - 4), x.size)}:
+            x[i] = word
+            reader(*arrays, sink)
+            assert int(sink[0]) == word, f"word {i} of {x.size}"
+            x[i] = sink[0] = 0

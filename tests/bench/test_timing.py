@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import cupy
 import pytest
+from cuda import pathfinder
 
-from cupy_w4a16.bench import HangError, device, machine, timing
+from cupy_w4a16._config import GemmProblem
+from cupy_w4a16.bench import BenchError, HangError, chain, cublas, device, machine, sweep, timing
+from cupy_w4a16.bench.shapes import MODELS
 
 
 class FakeGpu:
@@ -181,6 +185,36 @@ def test_hanging_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "HANG_S", 0.01)
     with pytest.raises(HangError, match="256x128 has not ended"):
         timing.wait(None, "256x128")
+
+
+@pytest.mark.parametrize("failure", [HangError, BenchError, KeyboardInterrupt, SystemExit])
+def test_what_went_wrong_is_not_waited_for(
+    failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stream that waits for ever, as one with a hanging kernel does; the process ends without it.
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(cupy.cuda, "Stream", lambda **_: FakeStream())  # which has no synchronize
+    monkeypatch.setattr(cublas.Blas, "__init__", lambda blas, stream: vars(blas).update(_stream=stream))
+    monkeypatch.setattr(machine, "watched", contextlib.nullcontext)
+    monkeypatch.setattr(sweep, "_cublas_tflops", fail)
+    monkeypatch.setattr(chain, "_layers", fail)
+    with pytest.raises(failure):
+        sweep.sweep([GemmProblem(1, 64, 64)], [])
+    with pytest.raises(failure):
+        chain.measure_chain(MODELS[0], 1, dtype="float16", group_size=128, rounds=1, rest=0)
+    with pytest.raises(AttributeError, match="synchronize"), cublas.Blas(FakeStream()):
+        pass
+
+
+def test_missing_cublas_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise pathfinder.DynamicLibNotFoundError(name)
+
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
+    with pytest.raises(BenchError, match=r"bench and tune need it.*\[bench\].*nvidia-cublas-cu12"):
+        cublas._library.__wrapped__()
 
 
 @pytest.mark.gpu

@@ -79,7 +79,7 @@ def test_tune_compiles_and_times_what_linear_runs(
     def show(winner: Row, before: Row) -> None:
         shown.append((winner.name, winner.config, before.config))
 
-    tune_module.tune([problem], tuple(best), sweep.Plan(), show)
+    tune_module.tune([problem], tuple(best), sweep.Procedure(), show)
     plain = [("linear", config) for config in CONFIGS]
     dependent = [("linear-pdl", config) for config in (PRESENT[True], *CONFIGS)]
     assert [(variant.name, variant.config) for variant in timed] == plain + dependent
@@ -152,7 +152,7 @@ def test_rows_show_and_compile_the_config_that_their_launch_gets(asked_for: set[
     chosen = bench_arguments("--through linear linear-pdl gemm gemm-pdl")
     found = command._variants(chosen, [problem], [])(problem)
     assert {variant.name: variant.config_for(problem) for variant in found} == {
-        name: PRESENT[name.endswith("-pdl")] for name in variants.WAYS
+        name: PRESENT[name.endswith("-pdl")] for name in variants.VARIANTS
     }
     kernels = {
         kernel_for(config, problem, normalised=each).name
@@ -167,9 +167,9 @@ def test_config_shown_is_of_the_launch_that_is_allowed(allowed: str, monkeypatch
     monkeypatch.setenv("CUPY_W4A16_PDL", allowed)
     monkeypatch.setattr(variants, "current_device", lambda: 0)
     monkeypatch.setattr(variants, "config_for", lambda problem, device, pdl: PRESENT[pdl])
-    for name, way in variants.WAYS.items():
+    for name, make in variants.VARIANTS.items():
         is_dependent = name.endswith("-pdl") and allowed == "1"
-        assert way(None).config_for(PROBLEM) == PRESENT[is_dependent]
+        assert make(None).config_for(PROBLEM) == PRESENT[is_dependent]
 
 
 def test_what_does_not_compile_is_left_out(

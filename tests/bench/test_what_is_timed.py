@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from cupy_w4a16 import _compiler, dequantize
 from cupy_w4a16._config import GemmProblem
-from cupy_w4a16.bench import BenchError, device, quantizing, shapes, sweep
+from cupy_w4a16.bench import BenchError, chain, device, quantizing, shapes, sweep
 from cupy_w4a16.testing import make_problem
 
 L2_BYTES = 50 << 20
@@ -22,11 +23,6 @@ def test_weights_come_cold(shape: shapes.Shape) -> None:
     sets = shapes.rotation(size, L2_BYTES)
     assert sets * size > 4 * L2_BYTES
     assert sets == 2 or (sets - 1) * size <= 4 * L2_BYTES  # and no more memory than that takes
-
-
-def test_graphs_hold_every_weight_set_and_enough_work() -> None:
-    assert shapes.calls_for(call_us=1000, least=25, work_us=5000) == 25
-    assert shapes.calls_for(call_us=10, least=25, work_us=5000) == 500
 
 
 def test_weight_bytes_are_those_of_the_arrays() -> None:
@@ -41,11 +37,34 @@ def test_models_feed_each_layer_from_the_one_before() -> None:
             assert before.n >= layer.k
 
 
-def test_layers_to_quantize_are_all_of_the_model() -> None:
+@pytest.mark.parametrize(
+    "layers", [[(256, 256)], [(384, 256), (256, 384)], [(512, 128), (128, 512), (128, 64)]]
+)
+def test_chain_reads_what_the_layer_before_wrote(
+    layers: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    l2_bytes = 1 << 20
+    monkeypatch.setattr(chain, "cupy", np)
+    monkeypatch.setattr(chain, "random_set", lambda problem, seed: SimpleNamespace(
+        b_packed=seed, scales=None, zeros=None
+    ))  # fmt: skip
+    monkeypatch.setattr(device, "dequantize_into", lambda *_: None)
+    monkeypatch.setattr(chain.machine, "l2_bytes", lambda: l2_bytes)
+    model = shapes.Model("own", 1, tuple(shapes.Shape(*layer) for layer in layers))
+    found = chain._layers(model, 3, "float16", 128, seed=0)
+    assert sum(shapes.weight_bytes(*layer.w.shape[::-1], 128) for layer in found) > 4 * l2_bytes
+    assert len({layer.packed.b_packed for layer in found}) == len(found)  # weights of their own
+    for i, layer in enumerate(found):
+        n, k = layers[i % len(layers)]
+        assert (layer.out.shape, layer.a.shape) == ((3, n), (3, k))
+        assert layer.a.ctypes.data == found[i - 1].out.ctypes.data  # the first one's: the last one's
+        assert not np.shares_memory(layer.a, layer.out)
+
+
+@pytest.mark.parametrize("joined", shapes.MODELS, ids=lambda model: model.name)
+def test_layers_to_quantize_are_all_of_the_model(joined: shapes.Model) -> None:
     # One by one as in a checkpoint, or joined as they are multiplied: as many weights.
-    joined = shapes.MODELS[0]
-    assert quantizing.MODEL.name == joined.name
-    assert quantizing.MODEL.weights == joined.blocks * sum(shape.n * shape.k for shape in joined.layers)
+    assert quantizing.matrices(joined).weights == joined.blocks * sum(n * k for n, k in joined.layers)
 
 
 def test_time_to_quantize_counts_every_layer_of_every_block() -> None:
@@ -53,7 +72,10 @@ def test_time_to_quantize_counts_every_layer_of_every_block() -> None:
         quantizing.Layer(name, shapes.Shape(64, 128), count) for name, count in (("q", 1), ("k, v", 2))
     )
     model = quantizing.Matrices("tiny", 10, (one, two))
-    costs = [quantizing.Cost(one, 1.5, 0.5, 3_000_000, 0.11), quantizing.Cost(two, 0.27, 0.25, 10**6, 0.1)]
+    costs = [
+        quantizing.LayerCost(one, 1.5, 0.5, 3_000_000, 0.11),
+        quantizing.LayerCost(two, 0.27, 0.25, 10**6, 0.1),
+    ]
     line = quantizing.format_cost(model, "rtn, zeros", costs)
     # 10 * (0.5 + 2 * 0.25) s, and the 1 and 0.02 s by which first calls took longer.
     assert line.removeprefix("rtn, zeros").split() == ["10.0", "1.0", "3", "11.0", "500.0", "250.0"]

@@ -9,7 +9,7 @@ import pytest
 
 from cupy_w4a16.__main__ import main
 from cupy_w4a16._scheme import METHODS
-from cupy_w4a16.demo.methods import ways
+from cupy_w4a16.demo.methods import methods
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
@@ -41,7 +41,7 @@ def test_demo_command_prints_and_draws(
 
 
 def test_table_leaves_no_method_out(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    assert {way.method for way in ways(128)} == set(METHODS)
+    assert {method.name for method in methods(128)} == set(METHODS)
     arguments = [*ON_CPU, str(tiny_folder), "--group-size", "32", "--compare"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out

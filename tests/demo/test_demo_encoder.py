@@ -10,7 +10,7 @@ from helpers.tiny_encoder import LAYERS
 
 from cupy_w4a16.demo import linears
 from cupy_w4a16.demo.encoder import LINEARS, Encoder
-from cupy_w4a16.demo.linears import Float32Linears, Way
+from cupy_w4a16.demo.linears import Float32Linears, Method
 from cupy_w4a16.demo.model_files import Model
 from cupy_w4a16.demo.sentences import SENTENCES
 
@@ -98,7 +98,9 @@ def test_every_linear_layer_runs_through_gemm(tiny: Model, monkeypatch: pytest.M
 
     monkeypatch.setattr(linears, "gemm", spy)
     matrices = [n for n in tiny.weights if n.startswith("encoder.") and tiny.weights[n].ndim == 2]
-    quantized = linears.QuantizedLinears(tiny.weights, [n.removesuffix(".weight") for n in matrices], Way())
+    quantized = linears.QuantizedLinears(
+        tiny.weights, [n.removesuffix(".weight") for n in matrices], Method()
+    )
     Encoder(tiny.settings, tiny.weights, quantized, np)(*tiny.tokenize(list(SENTENCES)))
     # Every matrix of the transformer blocks is one of our linear layers, and each runs once.
     assert len(matrices) == LAYERS * len(LINEARS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cupy_w4a16.demo.linears import Way
+from cupy_w4a16.demo.linears import Method
 from cupy_w4a16.demo.measure import Comparison, measure, ranking
 from cupy_w4a16.demo.methods import compare_methods
 from cupy_w4a16.demo.model_files import Model
@@ -18,7 +18,7 @@ pytest.importorskip("tokenizers")
 
 @pytest.fixture(scope="module")
 def real_comparison(real: Model) -> Comparison:
-    return measure(real, list(SENTENCES), Way(), np)
+    return measure(real, list(SENTENCES), Method(), np)
 
 
 def test_four_bits_keep_what_the_sentences_mean(real_comparison: Comparison) -> None:
@@ -31,14 +31,14 @@ def test_four_bits_keep_what_the_sentences_mean(real_comparison: Comparison) -> 
 
 def test_searched_scales_bring_the_encoder_nearer(real: Model, real_comparison: Comparison) -> None:
     # Measured: mean cosine 0.965 by least squares, 0.954 by round to nearest.
-    result = measure(real, list(SENTENCES), Way(method="mse"), np)
+    result = measure(real, list(SENTENCES), Method(name="mse"), np)
     assert result.cosine.mean() > real_comparison.cosine.mean() + 0.005
     assert result.bytes_4bit == real_comparison.bytes_4bit
 
 
 def test_activations_bring_the_encoder_nearer(real: Model, real_comparison: Comparison) -> None:
     # Measured: mean cosine 0.970 with scales found on other sentences, 0.954 without.
-    result = measure(real, list(SENTENCES), Way(awq=True), np)
+    result = measure(real, list(SENTENCES), Method(awq=True), np)
     assert result.cosine.mean() > real_comparison.cosine.mean() + 0.01
     # Beside the weights, a float16 for every input feature.
     assert result.bytes_4bit - real_comparison.bytes_4bit == 2 * 6 * (5 * 384 + 1536)
@@ -58,9 +58,9 @@ def test_padding_does_not_calibrate(tiny: Model) -> None:
 
 
 def test_table_of_methods_has_the_numbers_of_the_report(tiny: Model) -> None:
-    chosen = [Way(64), Way(64, "mse", symmetric=False), Way(64, awq=True)]
+    chosen = [Method(64), Method(64, "mse", symmetric=False), Method(64, awq=True)]
     for row in compare_methods(tiny, list(SENTENCES), chosen, np):
-        alone = measure(tiny, list(SENTENCES), row.way, np)
+        alone = measure(tiny, list(SENTENCES), row.method, np)
         np.testing.assert_array_equal(row.cosine, alone.cosine)
         np.testing.assert_array_equal(row.linear_error, alone.linear_error.ravel())
         assert row.nbytes == alone.bytes_4bit
@@ -68,7 +68,7 @@ def test_table_of_methods_has_the_numbers_of_the_report(tiny: Model) -> None:
 
 def test_float_zeros_are_counted_as_memory(tiny: Model) -> None:
     nearest, float_zeros = (
-        measure(tiny, list(SENTENCES[:3]), Way(64, method, symmetric=method == "rtn"), np)
+        measure(tiny, list(SENTENCES[:3]), Method(64, method, symmetric=method == "rtn"), np)
         for method in ("rtn", "hqq")
     )
     assert float_zeros.bytes_4bit - nearest.bytes_4bit == 2 * nearest.linear_weights // 64
@@ -76,7 +76,7 @@ def test_float_zeros_are_counted_as_memory(tiny: Model) -> None:
 
 def test_every_layer_errs_as_four_bits_do(real_comparison: Comparison) -> None:
     # Sixteen levels between a group's extremes err by some 10 % of a weight's deviation. None of the
-    # 36 products may be near exact (not quantised) or far beyond (wrong weights).
+    # 36 products may be near exact (not quantized) or far beyond (wrong weights).
     assert real_comparison.linear_error.shape == (6, 6)
     assert real_comparison.linear_error.min() > 0.01
     assert real_comparison.linear_error.max() < 0.2
@@ -91,7 +91,7 @@ def test_weight_memory_counts_codes_and_scales(real_comparison: Comparison) -> N
 
 
 def test_two_runs_give_the_same_bits(tiny: Model) -> None:
-    first, second = (measure(tiny, list(SENTENCES), Way(64), np) for _ in range(2))
+    first, second = (measure(tiny, list(SENTENCES), Method(64), np) for _ in range(2))
     for name in ("cosine", "similarity", "similarity_4bit", "linear_error", "hidden_error"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
@@ -107,7 +107,7 @@ def test_ranking_leaves_out_the_sentence_itself_and_breaks_ties_by_number() -> N
 def test_gpu_agrees_with_numpy(tiny: Model) -> None:
     import cupy
 
-    on_gpu, on_cpu = (measure(tiny, list(SENTENCES), Way(), xp) for xp in (cupy, np))
+    on_gpu, on_cpu = (measure(tiny, list(SENTENCES), Method(), xp) for xp in (cupy, np))
     np.testing.assert_allclose(on_gpu.similarity, on_cpu.similarity, rtol=0, atol=1e-5)
     # The two may round a float16 result differently, 2^-11 of it, some dozen times on the way.
     np.testing.assert_allclose(on_gpu.similarity_4bit, on_cpu.similarity_4bit, rtol=0, atol=5e-3)

@@ -65,7 +65,7 @@ def test_rows_keep_their_order_through_batches_by_length(tiny: Model) -> None:
     assert np.abs(together - np.roll(alone, 1, axis=0)).max(axis=1).min() > 0.05
 
 
-def test_embeddings_are_the_encoders_with_dequantised_weights(tiny: Model) -> None:
+def test_embeddings_are_the_encoders_with_dequantized_weights(tiny: Model) -> None:
     weights = dict(tiny.weights)
     for name, w in weights.items():
         if w.ndim == 2 and name.startswith("encoder."):

@@ -201,7 +201,7 @@ def test_out_on_the_gpu_is_written_in_its_own_memory(dtype: str) -> None:
 
 
 @pytest.mark.gpu
-def test_module_on_the_gpu_is_quantised_there() -> None:
+def test_module_on_the_gpu_is_quantized_there() -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     module = torch.nn.Linear(512, 256, device="cuda")
