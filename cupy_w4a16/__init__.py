@@ -8,11 +8,11 @@ from __future__ import annotations
 from ._awq_scale import ScaledWeight, awq_scale
 from ._build import compile_at_import, compile_kernels
 from ._cache import clear_cache
+from ._choice import choose_config
 from ._config import GemmConfig, GemmProblem
 from ._config_table import configs
 from ._errors import CompileError, UnsupportedDeviceError, W4A16Error
 from ._gemm import gemm
-from ._heuristics import choose_config
 from ._occupancy import occupancy
 from ._pack import PACKED_LAYOUT_VERSION, pack, unpack
 from ._paths import cache_dir

@@ -27,23 +27,25 @@ _LEAST_SHARE = 2.0**-10
 
 
 class ScaledWeight(NamedTuple):
-    """A quantised weight with its rows scaled, by which the activations have to be divided.
+    """A quantized weight with its rows scaled, by which the activations have to be divided.
 
-    ``a @ w`` is ``gemm(a / scale, *weight)``. It is not a ``QuantizedWeight``, and ``gemm`` refuses it, so
-    that the scale can't be forgotten. Where the scale is folded into the layer before, ``gemm(a, *weight)``
-    is all: see ``awq_scale``.
+    `a @ w` is `gemm(a / scale, *weight)`. It is not a `QuantizedWeight`, and `gemm` refuses it, so that the
+    scale can't be forgotten. Where the scale is folded into the layer before, `gemm(a, *weight)` is all: see
+    `awq_scale`.
 
-    Attributes:
-        weight: ``QuantizedWeight`` of ``scale[:, None] * w``.
-        scale: ``(k,)``, positive, of the dtype of ``weight.scales``.
+    Attributes
+    ----------
+    weight : QuantizedWeight, that of `scale[:, None] * w`
+    scale : array (k,), positive, dtype of `weight.scales`
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import ScaledWeight, gemm, quantize
-        >>> w, scale = np.eye(128, 64, dtype=np.float16), np.full(128, 2, np.float16)
-        >>> weight, scale = ScaledWeight(quantize(scale[:, None] * w), scale)
-        >>> gemm(np.ones((1, 128), np.float16) / scale, *weight)[0, :3].tolist()
-        [1.0, 1.0, 1.0]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import ScaledWeight, gemm, quantize
+    >>> w, scale = np.eye(128, 64, dtype=np.float16), np.full(128, 2, np.float16)
+    >>> weight, scale = ScaledWeight(quantize(scale[:, None] * w), scale)
+    >>> gemm(np.ones((1, 128), np.float16) / scale, *weight)[0, :3].tolist()
+    [1.0, 1.0, 1.0]
     """
 
     weight: QuantizedWeight
@@ -62,59 +64,70 @@ def awq_scale(
 ) -> ScaledWeight:
     """Weights in 4 bits that serve given activations best: each row scaled by what its channel carries.
 
-    A row of ``w`` that is multiplied by ``scale`` before it is rounded, and whose activations are divided by
-    it, gives the same product with an error ``scale`` times smaller, as long as the group's extreme lies in
-    another row. So rows that meet large activations are scaled up, those that meet small ones down::
+    A row of `w` that is multiplied by `scale` before it is rounded, and whose activations are divided by it,
+    gives the same product with an error `scale` times smaller, as long as the group's extreme lies in another
+    row. So rows that meet large activations are scaled up, those that meet small ones down::
 
         x     = mean(|a|) over all rows of a, channel by channel
         scale = (x / sqrt(min(x) * max(x)))**alpha
 
     The exponent alpha is the one of 0, 1 / steps, ..., (steps - 1) / steps that makes
-    ``norm(a @ w - (a / scale) @ dequantize(*quantize(scale[:, None] * w)))`` least. alpha = 0 is plain
-    ``quantize``: on ``a`` the result is never worse than that. Means below 1/1024 of the largest count as
-    that, so that a channel that was silent by chance is not given up.
+    `norm(a @ w - (a / scale) @ dequantize(*quantize(scale[:, None] * w)))` least. alpha = 0 is plain
+    `quantize`: on `a` the result is never worse than that. Means below 1/1024 of the largest count as that,
+    so that a channel that was silent by chance is not given up.
 
-    **Using it.** ``weight, scale = awq_scale(w, a)``, then ``gemm(x / scale, *weight)``. The division can be
-    folded into what makes ``x``, once, and ``gemm(x, *weight)`` then costs what it costs without scaling:
+    **Using it.** `weight, scale = awq_scale(w, a)`, then `gemm(x / scale, *weight)`. The division can be
+    folded into what makes `x`, once, and `gemm(x, *weight)` then costs what it costs without scaling:
 
-    - a norm, ``x = unit(h) * gain + bias``: divide ``gain`` and ``bias`` by ``scale``;
-    - a linear layer, ``x = h @ u + bias``, or ``(h @ u) * gate``: divide the columns of ``u``, and ``bias``;
-      not through an activation other than ReLU.
+    - a norm, `x = unit(h) * gain + bias`: divide `gain` and `bias` by `scale`;
+    - a linear layer, `x = h @ u + bias`, or `(h @ u) * gate`: divide the columns of `u`, and `bias`; not
+      through an activation other than ReLU.
 
-    Layers that read the same ``x`` (query, key and value; gate and up) must then share one scale: join their
-    weights, ``awq_scale(xp.concatenate([wq, wk, wv], axis=1), a)``.
+    Layers that read the same `x` (query, key and value; gate and up) must then share one scale: join their
+    weights, `awq_scale(xp.concatenate([wq, wk, wv], axis=1), a)`.
 
-    Args:
-        w: ``(k, n)`` float16, bfloat16, float32 or float64, any strides, NumPy or CuPy: as for ``quantize``.
-        a: ``(..., k)`` float16, bfloat16 or float32: what the layer gets for a sample of real inputs, without
-            padding. Some hundred rows are enough; time grows with them.
-        group_size, symmetric, method: as for ``quantize``. The search takes ``steps`` times as long.
-        dtype: of the scales: float16 or bfloat16. None: ``a``'s if it is one of them, then ``w``'s, otherwise
-            float16.
-        steps: exponents to try, 1 or more.
+    Parameters
+    ----------
+    w : array (k, n), float16, bfloat16, float32 or float64
+        As for `quantize`: any strides, NumPy or CuPy.
+    a : array (..., k), float16, bfloat16 or float32
+        What the layer gets for a sample of real inputs, without padding. Some hundred rows are enough; time
+        grows with them.
+    group_size, symmetric, method : as for `quantize`
+        The search takes `steps` times as long.
+    dtype : dtype of the scales: float16 or bfloat16
+        None: that of `a` if it is one of them, then that of `w`, otherwise float16.
+    steps : int, exponents to try, 1 or more
 
-    Returns:
-        ``ScaledWeight(weight, scale)``, arrays of ``w``'s library. On CuPy ``cupy.matmul`` does the search's
-        products, which needs cuBLAS (extra [demo] or [bench]).
+    Returns
+    -------
+    ScaledWeight
+        `(weight, scale)`, arrays of `w`'s library. On CuPy `cupy.matmul` does the search's products, which
+        needs cuBLAS (extra [demo] or [bench]).
 
-    Raises:
-        TypeError: ``w`` or ``a`` is no array of floats, or of another library than the other.
-        ValueError: ``a`` does not end in ``w``'s k, is empty or holds a NaN or an infinity, ``steps`` is
-            below 1, or an argument is one that ``quantize`` refuses.
-        ImportError: CuPy has no cuBLAS.
+    Raises
+    ------
+    TypeError
+        `w` or `a` is no array of floats, or of another library than the other.
+    ValueError
+        `a` does not end in `w`'s k, is empty or holds a NaN or an infinity, `steps` is below 1, or an
+        argument is one that `quantize` refuses.
+    ImportError
+        CuPy has no cuBLAS.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import awq_scale, dequantize, gemm, quantize
-        >>> rng = np.random.default_rng(0)
-        >>> w = rng.standard_normal((256, 64)).astype(np.float16)
-        >>> a = rng.standard_normal((50, 256)).astype(np.float16)
-        >>> a[:, :2] *= 100  # two channels carry most
-        >>> weight, scale = awq_scale(w, a)
-        >>> exact = a.astype(np.float32) @ w.astype(np.float32)
-        >>> plain, scaled = (abs(c - exact).mean() for c in (gemm(a, *quantize(w)), gemm(a / scale, *weight)))
-        >>> bool(scaled < 0.5 * plain)
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import awq_scale, dequantize, gemm, quantize
+    >>> rng = np.random.default_rng(0)
+    >>> w = rng.standard_normal((256, 64)).astype(np.float16)
+    >>> a = rng.standard_normal((50, 256)).astype(np.float16)
+    >>> a[:, :2] *= 100  # two channels carry most
+    >>> weight, scale = awq_scale(w, a)
+    >>> exact = a.astype(np.float32) @ w.astype(np.float32)
+    >>> plain, scaled = (abs(c - exact).mean() for c in (gemm(a, *quantize(w)), gemm(a / scale, *weight)))
+    >>> bool(scaled < 0.5 * plain)
+    True
     """
     xp, (w, a) = as_arrays({"w": w, "a": a})
     if a.dtype not in (*HALF_DTYPES, FLOAT32):
@@ -176,7 +189,7 @@ def _best_scale(xp: ModuleType, w: Any, rows: Any, importance: Any, scheme: Sche
 
 
 def _error(xp: ModuleType, w: Any, rows: Any, scale: Any, scheme: Scheme) -> float:
-    """The squared norm of ``a @ w - (a / scale) @ dequantised``, in float32 but for its sums."""
+    """The squared norm of `a @ w - (a / scale) @ dequantized`, in float32 but for its sums."""
     total = xp.zeros((), np.float64)
     for columns, values in weight_strips(xp, w, scale):
         difference = values.copy()

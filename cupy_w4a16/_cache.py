@@ -30,7 +30,7 @@ from ._toolchain import toolchain
 from ._write import write_whole
 
 LOCK_TIMEOUT_S = 60.0  # several times the slowest unit: a holder that takes longer counts as stuck
-MAX_ENTRIES = 1000  # about 250 MB; beyond, the entries stored longest ago go first
+MAX_ENTRIES = 2000  # about 400 MB, and more than the tests compile; the entries stored longest ago go first
 
 _LOCKS, _FAILED = "cupy_w4a16-locks", "cupy_w4a16-failed"  # in a folder that may hold other things
 _log = logging.getLogger("cupy_w4a16")

@@ -108,7 +108,7 @@ def check_gemm(
     if xp is cupy:
         check_gpu(layout, a, b_packed, scales, zeros, bias, out)
         if a_in_place and a.data.ptr % ALIGN_BYTES:
-            a_in_place, a_row_bytes = False, copied_row_bytes(a)
+            a_in_place, a_row_bytes = False, copied_row_bytes(layout.problem.k, a.itemsize)
     elif out is not None:
         check_apart(out, a=a, b_packed=b_packed, scales=scales, zeros=zeros, bias=bias)
     if a.ndim != 2 and layout.a_has_rows:
@@ -143,7 +143,7 @@ def checked_alpha(alpha: Any) -> float:
 
 def check_activation(activation: Any) -> None:
     """TypeError, ValueError unless `activation` is the name of one."""
-    if activation in ACTIVATIONS:
+    if isinstance(activation, str) and activation in ACTIVATIONS:
         return
     allowed = ", ".join(repr(name) for name in (None, *ACTIVATIONS))
     if not isinstance(activation, str):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from ._pack import BLOCK_N
 
-FEW_TOKENS = 64  # up to here steps are taken in batches, and sums may be scaled instead of weights
+#: Of a tile: up to here four k16 steps go between two waits, sums may be scaled instead of weights, and a
+#: split of k is chosen without `_costs.SPLIT_MARGIN`.
+FEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class GemmConfig:
     def batch_steps(self, normalised: bool) -> int:
         """k16 steps between two waits: four where tokens are few, and a wgmma is shorter than its latency.
 
-        With more tokens two, where the dequantisation is short (`normalised` scales) or little else hides it;
+        With more tokens two, where the dequantization is short (`normalised` scales) or little else hides it;
         otherwise one measured better, by 1 to 5 %.
         """
         if self.tile_m <= FEW_TOKENS:
@@ -159,7 +161,10 @@ class GemmConfig:
 
     @property
     def store_tokens(self) -> int:
-        """Tokens of one staged store, 0 where units go straight from registers to memory."""
+        """Tokens of one staged store, 0 where units go straight from registers to memory.
+
+        At most 64: a buffer for all tokens of a tile measured no faster, and takes the room of stages.
+        """
         tokens = self.tile_m // self.splits if self.family == "wgmma" else 0
         sizes = (32,) if self.tile_m == 256 else (64, 32)  # with 256 tokens, stages need the room
         return next((size for size in sizes if tokens and not tokens % size), 0)
@@ -177,8 +182,13 @@ class GemmConfig:
 
     @property
     def registers(self) -> tuple[int, int]:
-        """Registers of a consumer and of a producer thread: what the producer gives up, consumers take."""
-        entry = min(65_536 // (self.threads * self.ctas_per_sm), 240) // 8 * 8
+        """Registers of a consumer and of a producer thread: what the producer gives up, consumers take.
+
+        All start with an equal share of an SM's 65,536, in the steps of 8 that setmaxnreg counts in; so three
+        warpgroups of 168 become two of 232 and one of 40, the most that any get. A producer keeps 32 at
+        least: with 24, the fewest that setmaxnreg gives, one spilled.
+        """
+        entry = 65_536 // (self.threads * self.ctas_per_sm) // 8 * 8
         consumers = self.consumer_warpgroups
         pool = entry * (consumers + 1)
         consumer = min((pool - 32) // consumers // 8 * 8, 232)

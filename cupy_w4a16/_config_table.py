@@ -25,8 +25,7 @@ def _launcher_configs() -> list[GemmConfig]:
     ]
 
 
-#: The 21 of TensorRT-LLM's launcher: ten tiles, again in clusters of 2x1 the five with 128 weights, of 1x2
-#: the four with 128 tokens or more, of 2x2 the two with both.
+#: The 21 of TensorRT-LLM's launcher; `configs` says which.
 LAUNCHER_CONFIGS = tuple(_launcher_configs())
 
 #: What the heuristic chooses from, beyond those.
@@ -66,6 +65,6 @@ def configs(problem: GemmProblem) -> list[GemmConfig]:
     >>> valid[0].name, len(valid) >= 21
     ('64x16x128_1x1_pingpong', True)
     """
-    check_problem(problem)
+    problem = check_problem(problem)
     table = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)
     return [config for config in table if invalid_reason(config, problem) is None]

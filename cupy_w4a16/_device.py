@@ -21,6 +21,14 @@ def current_device() -> int:
     return int(cupy.cuda.runtime.getDevice())
 
 
+def count_devices() -> int:
+    """How many GPUs there are; UnsupportedDeviceError with CUDA's reason where it can use none."""
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UnsupportedDeviceError(f"no CUDA GPU can be used: {error}") from error
+
+
 def device_name(device: int) -> str:
     """A GPU's name, "NVIDIA H100 80GB HBM3" for one."""
     return str(cupy.cuda.runtime.getDeviceProperties(device)["name"].decode())

@@ -11,12 +11,14 @@ FLOAT16 = np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
 
-#: Activations, scales, bias and dequantised weights.
+#: Activations, scales, bias and dequantized weights.
 HALF_DTYPES = (FLOAT16, BFLOAT16)
 #: Results of a product.
 OUT_DTYPES = (FLOAT16, BFLOAT16, FLOAT32)
 #: Integer zero points, and codes before packing (values 0..16 and 0..15).
 INTEGER_DTYPES = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.int32))
+#: Of an element, by the name that a problem has for its dtype.
+ITEM_BYTES = {dtype.name: dtype.itemsize for dtype in (*OUT_DTYPES, *INTEGER_DTYPES)}
 
 
 def dtype_of(dtype: Any, allowed: tuple[np.dtype[Any], ...], name: str = "dtype") -> np.dtype[Any]:

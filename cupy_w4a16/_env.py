@@ -11,27 +11,31 @@ COMPILE = "CUPY_W4A16_COMPILE"  # when the default kernels are compiled: see _CO
 PDL = "CUPY_W4A16_PDL"  # whether there is dependent launch at all: see _PDL_MODES
 DEMO_MODEL = "CUPY_W4A16_DEMO_MODEL"  # folder of the demo's model, instead of the installed package
 
-_COMPILE_MODES = {"import": "at import, where a Hopper GPU is found", "lazy": "each at its first use"}
-_PDL_MODES = {"1": "where calls ask for it", "0": "never"}
+# What may stand in them, and what it means; the first where they are unset or empty.
+_COMPILE_MODES = {
+    "import": "kernels compile at import, where a Hopper GPU is found",
+    "lazy": "kernels compile each at its first use",
+}
+_PDL_MODES = {"1": "dependent launch where calls ask for it", "0": "dependent launch never"}
 _CUPYS = ("cupy-cuda12x", "cupy-cuda13x")
 
 
 def compile_mode() -> Literal["import", "lazy"]:
     """`CUPY_W4A16_COMPILE`, "import" where it is unset or empty; ValueError on another word."""
-    mode = os.environ.get(COMPILE) or "import"
-    if mode not in _COMPILE_MODES:
-        allowed = " or ".join(f"{word!r} (kernels compile {when})" for word, when in _COMPILE_MODES.items())
-        raise ValueError(f"{COMPILE} is {mode!r}, but must be {allowed}; correct or unset it")
-    return cast(Literal["import", "lazy"], mode)
+    return cast(Literal["import", "lazy"], _mode(COMPILE, _COMPILE_MODES))
 
 
 def pdl_allowed() -> bool:
     """`CUPY_W4A16_PDL`: False for "0", True for "1" or where it is unset or empty; else ValueError."""
-    mode = os.environ.get(PDL) or "1"
-    if mode not in _PDL_MODES:
-        allowed = " or ".join(f"{word!r} (dependent launch {when})" for word, when in _PDL_MODES.items())
-        raise ValueError(f"{PDL} is {mode!r}, but must be {allowed}; correct or unset it")
-    return mode == "1"
+    return _mode(PDL, _PDL_MODES) == "1"
+
+
+def _mode(variable: str, modes: dict[str, str]) -> str:
+    mode = os.environ.get(variable) or next(iter(modes))
+    if mode not in modes:
+        allowed = " or ".join(f"{word!r} ({meaning})" for word, meaning in modes.items())
+        raise ValueError(f"{variable} is {mode!r}, but must be {allowed}; correct or unset it")
+    return mode
 
 
 def two_cupys() -> str | None:

@@ -38,7 +38,7 @@ class CompileError(W4A16Error):
 
 
 class UnsupportedDeviceError(W4A16Error):
-    """The arrays are on a GPU that cannot run the kernels: anything but Hopper (compute capability 9.0).
+    """No GPU, or one that cannot run the kernels: anything but Hopper (compute capability 9.0).
 
     The kernels are `sm_90a` code, which earlier and later GPUs lack the instructions for. NumPy arrays are
     multiplied on any machine.

@@ -11,12 +11,12 @@ import numpy as np
 
 from ._arrays import as_arrays
 from ._check_quantized import ALIGN_BYTES
+from ._device import num_sms
 from ._errors import W4A16Error
 from ._load import is_capturing
 
 _THREADS = 256
 _WORD = ALIGN_BYTES // 2  # elements that a thread writes at once
-_MANY_ROWS = 132  # a CTA each fills the GPU; below, several share a row
 _MAX_GRID_Y = 65535  # CUDA's; CTAs take several parts of a longer row
 _STAGED_BYTES = 48 * 1024  # shared memory that a CTA has without asking
 
@@ -56,7 +56,7 @@ def gathered(xp: ModuleType, a: Any, perm: Any) -> Any:
     words = -(-k // _WORD)
     copy = cupy.empty((m, words * _WORD), a.dtype)
     if copy.size:
-        many = m >= _MANY_ROWS
+        many = m >= num_sms(copy.data.device_id)  # a CTA each fills the GPU; fewer have several each
         staged_bytes = 2 * k if many and 2 * k <= _STAGED_BYTES else 0
         grid = (m, 1 if many else min(-(-words // _THREADS), _MAX_GRID_Y))
         row, column = (stride // 2 for stride in a.strides)

@@ -72,7 +72,7 @@ def gemm(
         both of Hendrycks and Gimpel, arXiv:1606.08415; "silu": x / (1 + exp(-x)); "relu": max(x, 0).
     dtype : dtype of the result, that of `a` (default) or float32
     out : array (..., m, n) to write the result to; its rows may be strided
-    config : GemmConfig to force; None: the tuning file's, or `choose_config`'s, for this problem, GPU and pdl
+    config : GemmConfig to force; None: `choose_config`'s for this problem, GPU and pdl
     workspace : uint8 array of `workspace_bytes(problem, config)` bytes
         Takes the copy of `a`, where one is needed; None: memory of CuPy's pool. Calls that may run at the
         same time need one each.
@@ -196,6 +196,8 @@ def _made_usual(arguments: GemmArguments, config: GemmConfig | None, workspace: 
     problem, target = arguments.problem, arguments.out
     if target is None:
         target = cupy.empty((*arguments.lead_shape, problem.n), arguments.out_dtype)
+    if not problem.n:
+        return target  # and no room for a copy of `a` was asked for
     strides = (arguments.out_row_bytes, arguments.out_dtype.itemsize)
     gemm(
         arguments.a if arguments.a_in_place else aligned_copy(arguments.a, problem, workspace),

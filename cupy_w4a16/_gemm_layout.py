@@ -83,9 +83,9 @@ def gemm_layout(
     )  # fmt: skip
 
 
-def copied_row_bytes(a: Any) -> int:
+def copied_row_bytes(k: int, itemsize: int) -> int:
     """Bytes of a row of `a` in a copy that a tensor map takes: whole multiples of 16."""
-    return -(-(a.shape[-1] * a.itemsize) // ALIGN_BYTES) * ALIGN_BYTES
+    return -(-k * itemsize // ALIGN_BYTES) * ALIGN_BYTES
 
 
 def _rows_of_a(a: Any, m: int, xp: ModuleType) -> tuple[bool, bool, int]:
@@ -94,7 +94,7 @@ def _rows_of_a(a: Any, m: int, xp: ModuleType) -> tuple[bool, bool, int]:
     Where no map takes it, the step is that of the copy to be made; so it is where there is no second row.
     """
     shape, strides, itemsize = a.shape, a.strides, a.itemsize
-    copied = copied_row_bytes(a)
+    copied = copied_row_bytes(shape[-1], itemsize)
     if xp is np:
         return True, True, copied
     if any(stride % itemsize for size, stride in zip(shape, strides, strict=True) if size > 1):

@@ -18,13 +18,10 @@ from functools import lru_cache
 from math import ceil, hypot
 from typing import NamedTuple
 
-from ._check_config import check_problem
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
 from ._costs import MEASURED, SPLIT_MARGIN, WAVE_START, Cost, Table
-from ._normalised import is_symmetric_half
+from ._normalised import is_symmetric_float16
 from ._pack import BLOCK_K
-from ._pdl import check_pdl
-from ._scalars import as_int
 from ._validity import is_valid
 
 
@@ -37,42 +34,9 @@ class Work(NamedTuple):
     fullest_million: float
 
 
-def choose_config(problem: GemmProblem, num_sms: int = 132, pdl: bool = False) -> GemmConfig:
-    """The configuration that the heuristic has for `problem`, a pure function.
-
-    Parameters
-    ----------
-    problem : GemmProblem
-    num_sms : int, the GPU's multiprocessors; an H100 SXM and an H200 have 132
-    pdl : bool, whether the launch is dependent, which another configuration may suit better
-
-    Returns
-    -------
-    GemmConfig
-
-    Raises
-    ------
-    TypeError, ValueError
-        `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says; `num_sms` is no
-        integer above 0, or `pdl` no bool.
-
-    Examples
-    --------
-    >>> from cupy_w4a16 import GemmProblem, choose_config
-    >>> choose_config(GemmProblem(4096, 4096, 4096)).name
-    '256x128x128_1x1_cooperative'
-    >>> choose_config(GemmProblem(1, 4096, 4096)).family
-    'mma'
-    """
-    check_problem(problem)
-    if as_int("num_sms", num_sms) < 1:
-        raise ValueError(f"num_sms is {num_sms}: pass how many multiprocessors the GPU has, 1 or more")
-    return fastest_config(problem, num_sms, check_pdl(pdl))
-
-
 @lru_cache(maxsize=4096)
 def fastest_config(problem: GemmProblem, num_sms: int, pdl: bool) -> GemmConfig:
-    """`choose_config` for checked arguments, which calls of `gemm` and `Linear` have."""
+    """The configuration of the least modelled time, a pure function; arguments have been checked."""
     for costs in tables(problem, pdl):  # wide zeros of small groups fit few tiles: another table has some
         candidates = [config for config in costs if serves(config, problem) and is_valid(config, problem)]
         if candidates:
@@ -83,7 +47,7 @@ def fastest_config(problem: GemmProblem, num_sms: int, pdl: bool) -> GemmConfig:
 def tables(problem: GemmProblem, pdl: bool) -> Iterator[Mapping[GemmConfig, Cost]]:
     """Costs by configuration for launches of that kind: first those for such a problem, then others.
 
-    Zeros and several groups a stage cost an mma tile registers, and a wgmma tile the shorter dequantisation
+    Zeros and several groups a stage cost an mma tile registers, and a wgmma tile the shorter dequantization
     of normalised scales, or scaled sums. From 9 tokens on, where either family may win (an SM holds one CTA
     of an mma tile anyway), both have costs of the same sweep.
     """
@@ -91,7 +55,7 @@ def tables(problem: GemmProblem, pdl: bool) -> Iterator[Mapping[GemmConfig, Cost
     if problem.group_size == 32:
         wgmma = groups_of_32
     else:
-        wgmma = symmetric if is_symmetric_half(problem) else with_zeros
+        wgmma = symmetric if is_symmetric_float16(problem) else with_zeros
     if problem.m > 8:
         mma = wgmma
     elif problem.group_size in (32, 64):
@@ -120,7 +84,11 @@ def rated_us(config: GemmConfig, cost: Cost, problem: GemmProblem, num_sms: int)
 
 
 def serves(config: GemmConfig, problem: GemmProblem) -> bool:
-    """Whether `config` is for so many tokens: small tiles hold all of them, with little to spare."""
+    """Whether `config` is for so many tokens: small tiles hold all of them, with little to spare.
+
+    Rules of thumb, for the fit of `_costs` as for the choice. Both families serve 5 to 16 tokens, where
+    either has been the faster one; from 33 on the table is another.
+    """
     m = problem.m
     if config.family == "mma":
         return m <= 16 and config.tile_m == next(tile for tile in (2, 4, 8, 16) if tile >= m)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from ._config import NAMED_CONFIGS, GemmConfig, GemmProblem
-from ._validity import resolved_stages, smem_bytes
+from ._key import Unit
+from ._smem import resolved_stages, smem_bytes
 
 _TYPES = {
     None: "NoZeros",
@@ -25,15 +26,6 @@ _TYPES = {
 _ACTIVATIONS = {None: "kNone", "gelu": "kGelu", "gelu_tanh": "kGeluTanh", "silu": "kSilu", "relu": "kRelu"}
 _HEADERS = {"wgmma": "gemm.cuh", "mma": "decode.cuh"}
 _SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "uint8": "u8", "int32": "i32"}
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One translation unit: what NVRTC compiles at once, and the kernels it defines."""
-
-    name: str
-    source: str
-    kernels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class Kernel:
             return f"""{self._common_text}
   static constexpr int kTiles = {config.tile_n // 16};
   static constexpr int kWarps = {config.threads // 32};
-  static constexpr int kDepth = {self.stages};
+  static constexpr int kStages = {self.stages};
 }};
 W4A16_DECODE({self.name}, {self.name}_config)
 """

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ._compiler import BASE_OPTIONS, source_folders
 from ._toolchain import toolchain
@@ -21,22 +20,13 @@ KEY_DIGITS = 24
 _CUDA_HEADERS = ("cuda_fp16.h", "cuda_fp16.hpp", "cuda_bf16.h", "cuda_bf16.hpp")
 
 
-class Unit(Protocol):
-    """One translation unit: its name and its CUDA text."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
-
-
 @dataclass(frozen=True)
-class PlainUnit:
-    """A unit that is no more than that."""
+class Unit:
+    """One translation unit: what NVRTC compiles at once, and the kernels that it defines, where one asks."""
 
     name: str
     source: str
+    kernels: tuple[str, ...] = ()
 
 
 def key(
@@ -44,10 +34,9 @@ def key(
     options: tuple[str, ...],
     nvrtc_version: tuple[int, int],
     header_digests: Mapping[str, str],
-    schema: int = SCHEMA,
 ) -> str:
     """Digest of everything that decides a cubin's bytes; places of include folders are not among it."""
-    parts = [schema, source, options, nvrtc_version, sorted(header_digests.items())]
+    parts = [SCHEMA, source, options, nvrtc_version, sorted(header_digests.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_DIGITS]
 
 

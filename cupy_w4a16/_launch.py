@@ -23,7 +23,7 @@ from ._config import GemmConfig, GemmProblem
 from ._kernels import kernel_for
 from ._load import LoadedKernel, load
 from ._pack import BLOCK_K
-from ._validity import stage_groups
+from ._smem import stage_groups
 
 if TYPE_CHECKING:
     from ._checks import GemmArguments

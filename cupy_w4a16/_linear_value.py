@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import cupy
 
-from ._device import checked_device
+from ._device import checked_device, count_devices
 from ._split import column_parts, row_parts
 
 _Linear = TypeVar("_Linear", bound="LinearValue")
@@ -72,11 +72,14 @@ class LinearValue:
     def to_device(self: _Linear, device: int | None = None) -> _Linear:
         """This weight on GPU number `device` (None: the current one); itself where it is there already.
 
+        UnsupportedDeviceError where CUDA can use no GPU, or this one is not of the Hopper generation.
+
         >>> linear.to_device(1)  # doctest: +SKIP
         Linear(256 -> 192, group_size=128, float16, GPU 1)
         """
+        count = count_devices()
         if device is not None:
-            device = checked_device(device, cupy.cuda.runtime.getDeviceCount())
+            device = checked_device(device, count)
         with cupy.cuda.Device(device) as target:
             return self if target.id == self._device else self._moved(cupy.asarray)
 
@@ -98,8 +101,9 @@ class LinearValue:
         """This weight cut along n, for tensor parallelism: the parts' results, side by side, are the whole's.
 
         The parts are views, nothing is packed anew or copied. (A part that is pickled, or moved from NumPy to
-        a GPU, goes alone.) Bias, alpha and activation go along, and results are bitwise those of the whole
-        weight where the same configuration is run. Each part keeps `perm`, and takes the whole `a`.
+        a GPU, goes alone.) Bias, alpha and activation go along, and on a GPU results are bitwise those of the
+        whole weight where the same configuration is run (NumPy's BLAS may add up in another order). Each part
+        keeps `perm`, and takes the whole `a`.
 
         Parameters
         ----------

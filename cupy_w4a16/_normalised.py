@@ -1,4 +1,4 @@
-"""Scales made ready for a shorter dequantisation: a private copy that `Linear` keeps beside the natural ones.
+"""Scales made ready for a shorter dequantization: a private copy that `Linear` keeps beside the natural ones.
 
 A code masked out of its word is the mantissa of a float16 denormal: q x 2^-22 (even columns) or q x 2^-18
 (odd ones; `_pack.py` draws the word). One fma with s' x 2^22 (or s' x 2^18) and -8 s' makes it (q - 8) x s',
@@ -37,10 +37,10 @@ class Normalised(NamedTuple):
 
 def takes_normalised(config: GemmConfig, problem: GemmProblem) -> bool:
     """Whether a kernel for normalised scales exists: the wgmma family's, with float16 scales on weights."""
-    return is_symmetric_half(problem) and config.family == "wgmma" and config.scale_on == "weights"
+    return is_symmetric_float16(problem) and config.family == "wgmma" and config.scale_on == "weights"
 
 
-def is_symmetric_half(problem: GemmProblem) -> bool:
+def is_symmetric_float16(problem: GemmProblem) -> bool:
     """Whether the problem's weights are of the kind whose scales can be normalised."""
     return problem.dtype == "float16" and problem.zeros is None
 

@@ -32,7 +32,7 @@ def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
         `problem` is no `GemmProblem`, or one of its fields is not as `GemmProblem` says; `config` is none, or
         can't run such a problem.
     UnsupportedDeviceError
-        The current GPU is not of the Hopper generation.
+        There is no GPU that CUDA can use, or the current one is not of the Hopper generation.
     CompileError
         The kernel is not in the cache and does not compile.
 
@@ -44,8 +44,9 @@ def occupancy(config: GemmConfig, problem: GemmProblem | None = None) -> int:
     """
     if problem is None:
         problem = GemmProblem(1, 64, 128)
-    check_problem(problem)
-    check_config(config, problem)
+    problem = check_problem(problem)
+    check_config(config, problem, "a GemmConfig")
+    _device.count_devices()
     _device.check_hopper(_device.current_device())
     return resident_ctas(kernel_for(config, problem))
 

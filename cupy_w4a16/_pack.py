@@ -1,15 +1,14 @@
-"""The packed layout of 4-bit weights: the one definition that the kernels, ``gemm`` and the tests share.
+"""The packed layout of 4-bit weights: the one definition that the kernels, `gemm` and the tests share.
 
 A weight matrix of k rows (the reduction) and n columns (the output features) holds codes 0..15. Packed, it is
-``b_packed``: int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``. Block (i, j) is 4096 contiguous
-bytes with columns 64i..64i+63 and k 128j..128j+127, so ``b_packed[i0:i1]`` cuts columns,
-``b_packed[:, j0:j1]`` cuts k, and one bulk copy brings a block. Past the ends of n and k stands code 8, the
-zero of symmetric weights.
+`b_packed`: int32, C-contiguous, (ceil(n / 64), ceil(k / 128), 1024). Block (i, j) is 4096 contiguous bytes
+with columns 64i..64i+63 and k 128j..128j+127, so `b_packed[i0:i1]` cuts columns, `b_packed[:, j0:j1]` cuts k,
+and one bulk copy brings a block. Past the ends of n and k stands code 8, the zero of symmetric weights.
 
 **Words in a block.** A block is 4 tiles of 16 columns x 2 halves of 64 k x 4 steps of 16 k. One word holds
-what one lane of a warp needs for one (tile, half, step): its part of the A fragment of ``wgmma`` m64k16 with
-A from registers, which is that of ``mma.sync`` m16n8k16 too. Lane 4g + c (g 0..7, c 0..3) of (tile, half)
-finds its four steps in four neighbouring words, one 16-byte load; a warp reads 512 contiguous bytes::
+what one lane of a warp needs for one (tile, half, step): its part of the A fragment of `wgmma` m64k16 with A
+from registers, which is that of `mma.sync` m16n8k16 too. Lane 4g + c (g 0..7, c 0..3) of (tile, half) finds
+its four steps in four neighbouring words, one 16-byte load; a warp reads 512 contiguous bytes::
 
     word x = ((tile * 2 + half) * 32 + 4 * g + c) * 4 + step
 
@@ -21,7 +20,7 @@ finds its four steps in four neighbouring words, one 16-byte load; a warp reads 
 **Codes in a word.** The fragment has 16 rows; here row r is column 2 * (r % 8) + r // 8 of the tile, so that
 the rows g and g + 8 of a lane are the *neighbouring* columns 2g and 2g + 1: one 4-byte load brings both
 scales, and results pair up for stores. The fragment's four registers, two k each, are, with
-``col = 64i + 16 tile + 2g`` and ``k0 = 128j + 64 half + 16 step + 2c``::
+`col = 64i + 16 tile + 2g` and `k0 = 128j + 64 half + 16 step + 2c`::
 
                  even k            odd k
     a0      (k0,     col    ) (k0 + 1, col    )
@@ -34,9 +33,9 @@ scales, and results pair up for stores. The fragment's four registers, two k eac
 
 that is, eight plain nibbles a0..a3 even, a0..a3 odd from bit 0 up, rotated left by 2.
 
-Why rotated: ``w & 0x003C003C`` and ``w & 0x03C003C0``, on w and on w rotated right by 8, leave every code at
-bits 2..5 or 6..9 of its 16-bit half, even k below odd k, ready for a register of two halves. There a code is
-at once the mantissa of a float16 (or with 0x6400 on top 1024 + 4 q) and a denormal with headroom for a
+Why rotated: `w & 0x003C003C` and `w & 0x03C003C0`, on w and on w rotated right by 8, leave every code at bits
+2..5 or 6..9 of its 16-bit half, even k below odd k, ready for a register of two halves. There a code is at
+once the mantissa of a float16 (or with 0x6400 on top 1024 + 4 q) and a denormal with headroom for a
 normalised scale.
 """
 
@@ -52,7 +51,7 @@ import numpy as np
 from ._arrays import as_arrays
 from ._scalars import as_int
 
-#: Changes whenever a ``b_packed`` saved by an older version would be read wrongly.
+#: Changes whenever a `b_packed` saved by an older version would be read wrongly.
 PACKED_LAYOUT_VERSION = 1
 
 BLOCK_N = 64
@@ -67,7 +66,7 @@ _STRIP_CODES = {"numpy": 1 << 20, "cupy": 1 << 26}
 
 
 def packed_shape(k: int, n: int) -> tuple[int, int, int]:
-    """The shape of ``b_packed``: blocks of columns, blocks of k, words.
+    """The shape of `b_packed`: blocks of columns, blocks of k, words.
 
     >>> packed_shape(200, 3)
     (1, 2, 1024)
@@ -78,27 +77,35 @@ def packed_shape(k: int, n: int) -> tuple[int, int, int]:
 def pack(q: Any) -> Any:
     """Codes 0..15 in natural order, packed into the layout the kernels read.
 
-    Args:
-        q: ``(k, n)`` integers 0..15, any integer dtype (uint8 is fastest), any strides, NumPy or CuPy. k is
-            the reduction, n the output features; codes kept as ``(n, k)`` are passed as ``q.T``.
+    Parameters
+    ----------
+    q : array (k, n) of integers 0..15
+        Any integer dtype (uint8 is fastest), any strides, NumPy or CuPy. k is the reduction, n the output
+        features; codes kept as (n, k) are passed as `q.T`.
 
-    Returns:
-        ``b_packed``, int32, C-contiguous, ``(ceil(n / 64), ceil(k / 128), 1024)``; padded with code 8. The
-        module ``cupy_w4a16._pack`` describes the order of words and bits.
+    Returns
+    -------
+    int32 array (ceil(n / 64), ceil(k / 128), 1024)
+        `b_packed`, C-contiguous; padded with code 8. The module `cupy_w4a16._pack` describes the order of
+        words and bits.
 
-    Raises:
-        TypeError: ``q`` is no NumPy or GPU array, or not of integers.
-        ValueError: ``q`` does not have two dimensions, or a code lies outside 0..15.
+    Raises
+    ------
+    TypeError
+        `q` is no NumPy or GPU array, or not of integers.
+    ValueError
+        `q` does not have two dimensions, or a code lies outside 0..15.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import pack, unpack
-        >>> q = np.arange(200 * 3, dtype=np.uint8).reshape(200, 3) % 16
-        >>> b_packed = pack(q)
-        >>> b_packed.shape, b_packed.dtype.name
-        ((1, 2, 1024), 'int32')
-        >>> np.array_equal(unpack(b_packed, 200, 3), q)
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import pack, unpack
+    >>> q = np.arange(200 * 3, dtype=np.uint8).reshape(200, 3) % 16
+    >>> b_packed = pack(q)
+    >>> b_packed.shape, b_packed.dtype.name
+    ((1, 2, 1024), 'int32')
+    >>> np.array_equal(unpack(b_packed, 200, 3), q)
+    True
     """
     xp, (q,) = as_arrays({"q": q})
     if q.dtype.kind not in "iu":
@@ -121,24 +128,32 @@ def pack(q: Any) -> Any:
 
 
 def unpack(b_packed: Any, k: int, n: int) -> Any:
-    """The codes of a packed weight in natural order: the inverse of ``pack``.
+    """The codes of a packed weight in natural order: the inverse of `pack`.
 
-    Args:
-        b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)`` as ``pack`` makes it, NumPy or CuPy.
-        k: rows (reduction), n: columns (output features); what lies beyond them in the blocks is dropped.
+    Parameters
+    ----------
+    b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024), as `pack` makes it, NumPy or CuPy
+    k, n : int, rows (reduction) and columns (output features)
+        What lies beyond them in the blocks is dropped.
 
-    Returns:
-        ``q``, uint8 codes 0..15, C-contiguous ``(k, n)``.
+    Returns
+    -------
+    uint8 array (k, n)
+        `q`, codes 0..15, C-contiguous.
 
-    Raises:
-        TypeError: ``b_packed`` is no NumPy or GPU array, or not int32; ``k`` or ``n`` is no integer.
-        ValueError: its shape is not that of a packed ``(k, n)`` matrix.
+    Raises
+    ------
+    TypeError
+        `b_packed` is no NumPy or GPU array, or not int32; `k` or `n` is no integer.
+    ValueError
+        The shape of `b_packed` is not that of a packed (k, n) matrix.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import pack, unpack
-        >>> unpack(pack(np.full((2, 3), 7, np.uint8)), 2, 3).tolist()
-        [[7, 7, 7], [7, 7, 7]]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import pack, unpack
+    >>> unpack(pack(np.full((2, 3), 7, np.uint8)), 2, 3).tolist()
+    [[7, 7, 7], [7, 7, 7]]
     """
     xp, (b_packed,) = as_arrays({"b_packed": b_packed})
     if b_packed.dtype != np.int32:

@@ -12,6 +12,7 @@ import functools
 import os
 from pathlib import Path
 
+from . import _env
 from ._errors import CompileError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -43,7 +44,7 @@ def cache_dir() -> Path:
     >>> cache_dir().is_absolute()
     True
     """
-    chosen = os.environ.get("CUPY_W4A16_CACHE_DIR")
+    chosen = os.environ.get(_env.CACHE_DIR)
     return Path(chosen).expanduser().absolute() if chosen else _user_cache_dir()
 
 

@@ -22,20 +22,22 @@ STRIP_WEIGHTS = {"numpy": 1 << 20, "cupy": 1 << 24}
 
 
 class QuantizedWeight(NamedTuple):
-    """A quantised weight, in the order of ``gemm``'s arguments: ``gemm(a, *weight)``.
+    """A quantized weight, in the order of `gemm`'s arguments: `gemm(a, *weight)`.
 
-    Attributes:
-        b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)``, the codes as ``pack`` lays them out.
-        scales: ``(ceil(k / group_size), n)``, float16 or bfloat16.
-        zeros: None (symmetric: zero is 8) or the shape of ``scales``: uint8, or its dtype by method "hqq".
-        group_size: rows of k that share a scale; -1 means all of k.
+    Attributes
+    ----------
+    b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024), the codes as `pack` lays them out
+    scales : array (ceil(k / group_size), n), float16 or bfloat16
+    zeros : array like `scales`: uint8, or its dtype by method "hqq"; None: symmetric, zero is 8
+    group_size : int, rows of k that share a scale; -1 means all of k
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, quantize
-        >>> weight = quantize(np.eye(128, 64, dtype=np.float16))
-        >>> dequantize(*weight).shape, weight.group_size
-        ((128, 64), 128)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, quantize
+    >>> weight = quantize(np.eye(128, 64, dtype=np.float16))
+    >>> dequantize(*weight).shape, weight.group_size
+    ((128, 64), 128)
     """
 
     b_packed: Any
@@ -49,7 +51,7 @@ def quantize(
 ) -> QuantizedWeight:
     """Weights rounded to 4 bits, one scale (and zero point) for each column and group of rows.
 
-    Symmetric, with ``extreme`` the group's weight of largest magnitude, sign kept::
+    Symmetric, with `extreme` the group's weight of largest magnitude, sign kept::
 
         scale = -extreme / 8                q = clip(rint(w / scale) + 8, 0, 15)
 
@@ -59,27 +61,26 @@ def quantize(
     most half a step. On Gaussian weights in groups of 128 the error is 10.3 % RMS, against 11.7 % with
     scale = max|w| / 7 and 11.1 % with max|w| / 7.5 (in groups of 32: 8.6, 9.7 and 9.5 %).
 
-    Asymmetric, with ``low = min(w, 0)`` and ``high = max(w, 0)`` of the group (so that 0 stays 0)::
+    Asymmetric, with `low = min(w, 0)` and `high = max(w, 0)` of the group (so that 0 stays 0)::
 
         scale = (high - low) / 15           zero = clip(rint(-low / scale), 0, 15)
         q = clip(rint(w / scale) + zero, 0, 15)
 
     with 10.1 % RMS there, and less where weights lie to one side. All of it in float32; the scale is rounded
-    to ``dtype`` first, and codes and zeros are chosen for the rounded one. A group of zeros gets scale 1. A
-    scale too small for ``dtype`` becomes its smallest number, as exact as ``dtype`` could hold such weights
+    to `dtype` first, and codes and zeros are chosen for the rounded one. A group of zeros gets scale 1. A
+    scale too small for `dtype` becomes its smallest number, as exact as `dtype` could hold such weights
     themselves.
 
-    That is ``method="rtn"``. Two others ask which scale or zero serves a whole group best:
+    That is `method="rtn"`. Two others ask which scale or zero serves a whole group best:
 
-    - ``"mse"`` tries 40 scales around that one (asymmetric: 60 pairs of scale and zero) and keeps what makes
-      ``sum((w - (q - zero) * scale)**2)`` least. No group gets worse; Gaussian weights in groups of 128 get
+    - `"mse"` tries 40 scales around that one (asymmetric: 60 pairs of scale and zero) and keeps what makes
+      `sum((w - (q - zero) * scale)**2)` least. No group gets worse; Gaussian weights in groups of 128 get
       9.7 % RMS, symmetric, and 9.5 %.
-    - ``"hqq"`` keeps the asymmetric scale and finds **float zeros**, rounded to ``dtype``, which lower the
-      group's ``sum(abs(error)**0.7)``; ``q = clip(rint(w / scale + zero), 0, 15)``. It needs
-      ``symmetric=False``.
+    - `"hqq"` keeps the asymmetric scale and finds **float zeros**, rounded to `dtype`, which lower the
+      group's `sum(abs(error)**0.7)`; `q = clip(rint(w / scale + zero), 0, 15)`. It needs `symmetric=False`.
 
-    The modules ``cupy_w4a16._search`` and ``cupy_w4a16._half_quadratic`` have formulas and sources. Where
-    activations are at hand, ``awq_scale`` does better than all of them. On the demo's encoder, mean cosine of
+    The modules `cupy_w4a16._search` and `cupy_w4a16._half_quadratic` have formulas and sources. Where
+    activations are at hand, `awq_scale` does better than all of them. On the demo's encoder, mean cosine of
     the embeddings to those of float32 (twelve sentences: too few for differences of 0.001 to mean anything)::
 
         group_size    symmetric rtn, mse, awq    asymmetric rtn, mse, hqq, awq
@@ -87,41 +88,49 @@ def quantize(
         64            0.9628  0.9691  0.9775     0.9709  0.9731  0.9705  0.9813
         32            0.9712  0.9737  0.9828     0.9759  0.9764  0.9778  0.9860
 
-    Args:
-        w: ``(k, n)`` float16, bfloat16, float32 or float64, any strides, NumPy or CuPy. k is the reduction, n
-            the output features: a PyTorch or safetensors linear weight is ``(n, k)``, pass ``w.T``.
-        group_size: rows that share a scale: a power of two from 32, or -1 for all k. The last group may be
-            short.
-        symmetric: True: zero is 8 and ``zeros`` None; False: ``zeros`` is uint8, 0 to 15 (with "hqq" floats).
-        dtype: of the scales, which must be that of the activations: float16 or bfloat16. None: ``w``'s if it
-            is one of them, otherwise float16.
-        method: "rtn", "mse" or "hqq", see above.
+    Parameters
+    ----------
+    w : array (k, n), float16, bfloat16, float32 or float64
+        Any strides, NumPy or CuPy. k is the reduction, n the output features: a PyTorch or safetensors linear
+        weight is (n, k), pass `w.T`.
+    group_size : int, a power of two from 32, or -1 for one group
+        Rows that share a scale; the last group may be short.
+    symmetric : bool
+        True: zero is 8 and `zeros` None; False: `zeros` is uint8, 0 to 15 (with "hqq" floats).
+    dtype : dtype of the scales, which must be that of the activations: float16 or bfloat16
+        None: that of `w` if it is one of them, otherwise float16.
+    method : "rtn", "mse" or "hqq", see above
 
-    Returns:
-        ``QuantizedWeight(b_packed, scales, zeros, group_size)``, arrays of ``w``'s library, for
-        ``gemm(a, *quantize(w))``.
+    Returns
+    -------
+    QuantizedWeight
+        `(b_packed, scales, zeros, group_size)`, arrays of `w`'s library, for `gemm(a, *quantize(w))`.
 
-    Raises:
-        TypeError: ``w`` is no NumPy or GPU array of floats, or ``dtype`` or ``group_size`` of a wrong kind.
-        ValueError: ``w`` is not two-dimensional or holds a NaN or an infinity, a scale overflows ``dtype``,
-            ``group_size`` or ``method`` is not allowed, or "hqq" meets ``symmetric=True``.
+    Raises
+    ------
+    TypeError
+        `w` is no NumPy or GPU array of floats, or `dtype`, `group_size` or `symmetric` of a wrong kind.
+    ValueError
+        `w` is not two-dimensional or holds a NaN or an infinity, a scale overflows `dtype`, `group_size` or
+        `method` is not allowed, or "hqq" meets `symmetric=True`.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, quantize
-        >>> w = np.linspace(-1, 1, 256 * 2, dtype=np.float32).reshape(256, 2)
-        >>> weight = quantize(w, group_size=64)
-        >>> weight.b_packed.shape, weight.scales.shape, weight.zeros, weight.group_size
-        ((1, 2, 1024), (4, 2), None, 64)
-        >>> bool(abs(dequantize(*weight) - w).max() <= 1 / 16)
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, quantize
+    >>> w = np.linspace(-1, 1, 256 * 2, dtype=np.float32).reshape(256, 2)
+    >>> weight = quantize(w, group_size=64)
+    >>> weight.b_packed.shape, weight.scales.shape, weight.zeros, weight.group_size
+    ((1, 2, 1024), (4, 2), None, 64)
+    >>> bool(abs(dequantize(*weight) - w).max() <= 1 / 16)
+    True
     """
     xp, (w,) = as_arrays({"w": w})
     return quantize_checked(xp, w, checked_scheme(w, group_size, symmetric, dtype, method))
 
 
-def checked_scheme(w: Any, group_size: Any, symmetric: bool, dtype: Any, method: str) -> Scheme:
-    """The scheme that these arguments of ``quantize`` name; TypeError or ValueError for what it refuses."""
+def checked_scheme(w: Any, group_size: Any, symmetric: Any, dtype: Any, method: str) -> Scheme:
+    """The scheme that these arguments of `quantize` name; TypeError or ValueError for what it refuses."""
     if w.dtype not in (*OUT_DTYPES, np.dtype(np.float64)):
         raise TypeError(
             f"w has dtype {w.dtype}; float16, bfloat16, float32 and float64 weights can be quantized"
@@ -133,13 +142,15 @@ def checked_scheme(w: Any, group_size: Any, symmetric: bool, dtype: Any, method:
     dtype = dtype_of(dtype, HALF_DTYPES)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(map(repr, METHODS))}")
+    if not isinstance(symmetric, (bool, np.bool_)):
+        raise TypeError(f"symmetric is {symmetric!r}, of type {type(symmetric).__name__}: pass True or False")
     if method == "hqq" and symmetric:
         raise ValueError("method 'hqq' finds float zeros, symmetric=True allows none: pass symmetric=False")
     return Scheme(check_group_size(group_size), bool(symmetric), dtype, method)
 
 
 def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = None) -> QuantizedWeight:
-    """``quantize`` for checked arguments; ``row_factors``, see ``weight_strips``."""
+    """`quantize` for checked arguments; `row_factors`, see `weight_strips`."""
     k, n = w.shape
     rows = group_rows(k, scheme.group_size)
     b_packed = xp.empty(packed_shape(k, n), np.int32)
@@ -157,7 +168,7 @@ def quantize_checked(xp: ModuleType, w: Any, scheme: Scheme, row_factors: Any = 
 
 
 def weight_strips(xp: ModuleType, w: Any, row_factors: Any = None) -> Iterator[tuple[slice, Any]]:
-    """Strips of columns and their weights, a float32 copy; row i times ``row_factors[i]``, float32 (k,)."""
+    """Strips of columns and their weights, a float32 copy; row i times `row_factors[i]`, float32 (k,)."""
     for columns in column_strips(w.shape[1], w.shape[0], STRIP_WEIGHTS[xp.__name__]):
         values = as_float32(xp, w[:, columns], columns.start)
         if row_factors is not None:
@@ -174,33 +185,40 @@ def dequantize(
     k: int | None = None,
     dtype: Any = None,
 ) -> Any:
-    """The weights ``(q - zero) * scale`` that ``gemm`` multiplies by, computed in float32 and rounded once.
+    """The weights `(q - zero) * scale` that `gemm` multiplies by, computed in float32 and rounded once.
 
-    Args:
-        b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)`` as ``pack`` makes it, NumPy or CuPy.
-        scales: ``(ceil(k / group_size), n)``, float16 or bfloat16.
-        zeros: None (zero is 8), or the shape of ``scales``: uint8, int8 or int32 from 0 to 16, float32 or the
-            dtype of ``scales``.
-        group_size: rows that share a scale: a power of two from 32, -1 for all k, None to find it.
-        k: rows of the weight; None means whole groups (``rows * group_size``; with -1, 128 x blocks).
-        dtype: of the result: float16, bfloat16 or float32; None means that of ``scales``.
+    Parameters
+    ----------
+    b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024), as `pack` makes it, NumPy or CuPy
+    scales : array (ceil(k / group_size), n), float16 or bfloat16
+    zeros : array like `scales`: uint8, int8 or int32 from 0 to 16; float32 or dtype of `scales`;
+        None: all are 8
+    group_size : int, a power of two from 32, or -1 for one group; None reads it off the rows of `scales`
+    k : int, rows of the weight; None means whole groups (rows * group_size; with -1, 128 x blocks)
+    dtype : dtype of the result: float16, bfloat16 or float32; None means that of `scales`
 
-    Returns:
-        ``w``, C-contiguous ``(k, n)``, of the arguments' library.
+    Returns
+    -------
+    array (k, n)
+        `w`, C-contiguous, of the arguments' library.
 
-    Raises:
-        TypeError: an argument's type or dtype is another, or NumPy and GPU arrays are mixed.
-        ValueError: shapes, ``k`` and ``group_size`` do not fit together.
+    Raises
+    ------
+    TypeError
+        An argument's type or dtype is another, or NumPy and GPU arrays are mixed.
+    ValueError
+        Shapes, `k` and `group_size` do not fit together.
 
-    Example:
-        >>> import numpy as np
-        >>> from cupy_w4a16 import dequantize, pack
-        >>> q = np.array([[9], [10]], np.uint8)
-        >>> scales = np.array([[0.5]], np.float16)
-        >>> dequantize(pack(q), scales, k=2).ravel().tolist()
-        [0.5, 1.0]
-        >>> dequantize(pack(q), scales, np.array([[10]], np.uint8), k=2).ravel().tolist()
-        [-0.5, 0.0]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cupy_w4a16 import dequantize, pack
+    >>> q = np.array([[9], [10]], np.uint8)
+    >>> scales = np.array([[0.5]], np.float16)
+    >>> dequantize(pack(q), scales, k=2).ravel().tolist()
+    [0.5, 1.0]
+    >>> dequantize(pack(q), scales, np.array([[10]], np.uint8), k=2).ravel().tolist()
+    [-0.5, 0.0]
     """
     weight = check_quantized(b_packed, scales, zeros, group_size, k)
     xp, k, n = weight.xp, weight.k, weight.n
@@ -221,11 +239,11 @@ def exact_weights(
     columns: slice,
     compute: Any = np.float32,
 ) -> Any:
-    """Weights ``(k, columns)`` in ``compute``, float32 or float64, not yet rounded; ``columns`` starts at a
-    block.
+    """Weights (k, columns) in `compute`, float32 or float64, not yet rounded; `columns` starts at a block.
 
     Symmetric and integer-zero weights are exact in float64 (a code times an 11-bit significand), and in
-    float32 too."""
+    float32 too.
+    """
     blocks = slice(columns.start // BLOCK_N, -(-columns.stop // BLOCK_N))
     w = unpack(b_packed[blocks], k, columns.stop - columns.start).astype(compute)
     with np.errstate(all="ignore"):  # infinities and NaNs are weights like others, as on a GPU
@@ -239,7 +257,7 @@ def exact_weights(
 
 
 def column_strips(n: int, per_column: int, limit: int) -> Iterator[slice]:
-    """Slices of whole blocks of columns that hold about ``limit`` numbers, at ``per_column`` each."""
+    """Slices of whole blocks of columns that hold about `limit` numbers, at `per_column` each."""
     step = max(1, limit // (max(per_column, 1) * BLOCK_N)) * BLOCK_N
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))

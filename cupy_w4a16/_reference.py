@@ -1,4 +1,4 @@
-"""``gemm`` on NumPy arrays: the same numbers as the kernels, on any machine."""
+"""`gemm` on NumPy arrays: the same numbers as the kernels, on any machine."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ def gemm_numpy(
     activation: str | None,
     out_dtype: Any,
 ) -> Any:
-    """``activation(alpha * (a @ w) + bias)`` for checked NumPy arguments, what ``gemm`` does without a GPU.
+    """`activation(alpha * (a @ w) + bias)` for checked NumPy arguments, what `gemm` does without a GPU.
 
-    The weights are those of ``dequantize``: float32, rounded once to ``a``'s dtype. Products are accumulated
-    in float32 (NumPy's BLAS chooses the order), ``alpha`` and ``bias`` applied in float32, the activation
-    evaluated in float64, and the result rounded once to ``out_dtype``.
+    The weights are those of `dequantize`: float32, rounded once to `a`'s dtype. Products are accumulated in
+    float32 (NumPy's BLAS chooses the order), `alpha` and `bias` applied in float32, the activation evaluated
+    in float64, and the result rounded once to `out_dtype`.
 
-    Args:
-        a: ``(..., k)`` float16 or bfloat16, any strides.
-        b_packed, scales, zeros: the weight, ``zeros`` may be None.
-        group_size: -1 or a power of two from 32, not None.
-        bias: ``(n,)`` or None.
-        alpha: a number.
-        activation: a member of ``_activations.ACTIVATIONS`` or None.
-        out_dtype: float16, bfloat16 or float32.
+    Parameters
+    ----------
+    a : array (..., k), float16 or bfloat16, any strides
+    b_packed, scales, zeros : the weight; `zeros` may be None
+    group_size : int, -1 or a power of two from 32, not None
+    bias : array (n,), or None
+    alpha : float
+    activation : a member of `_activations.ACTIVATIONS`, or None
+    out_dtype : float16, bfloat16 or float32
 
-    Returns:
-        ``c``, C-contiguous ``(..., n)`` of ``out_dtype``.
+    Returns
+    -------
+    array (..., n) of `out_dtype`
+        `c`, C-contiguous.
     """
     k, n = a.shape[-1], scales.shape[1]
     rows = a.astype(np.float32).reshape(math.prod(a.shape[:-1]), k)

@@ -32,7 +32,7 @@ class Scheme(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Groups of as many rows each, quantised: float32 ``q (groups, rows, columns)``, the others without rows.
+    """Groups of as many rows each, quantized: float32 ``q (groups, rows, columns)``, the others without rows.
 
     ``rows`` are those of the weight, ``groups`` those of its scales."""
 

@@ -40,7 +40,7 @@ def row_parts(linear: LinearValue, parts: Any) -> list[dict[str, Any]]:
         raise ValueError(
             "a weight with perm (act-order) can't be split along k: its packed rows are in the order of "
             "their groups, so that a part's multiply columns from all over a, not a[..., i:j]; split "
-            "columns, or take a checkpoint quantised without act-order (desc_act false)"
+            "columns, or take a checkpoint quantized without act-order (desc_act false)"
         )
     size = linear.group_size if linear.scales.shape[0] > 1 else -1
     unit, because = row_unit(linear)

@@ -1,15 +1,15 @@
-"""Which configurations can run which problems: shared memory, registers, and a reason for every rule."""
+"""Which configurations can run which problems: allowed values, and a reason for every rule.
+
+Counts of registers are from compiling kernels on 2026-11-22, with an NVRTC whose version was not noted.
+`tests/test_kernels.py` compiles every configuration with the one that is installed and looks for spills.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-
 from ._config import FEW_TOKENS, GemmConfig, GemmProblem
-from ._pack import BLOCK_BYTES, BLOCK_K, BLOCK_N
-
-SMEM_BYTES_MAX = 232_448  # a Hopper block's limit: 227 KiB
-SMEM_BYTES_SM = 233_472  # an SM's 228 KiB
-SMEM_BYTES_RESERVED = 1024  # what every block takes beside its own
+from ._dtypes import ITEM_BYTES
+from ._pack import BLOCK_N
+from ._smem import STAGES_MAX, STAGES_MIN, resolved_stages, smem_bytes, smem_limit, stage_groups
 
 FAMILIES = ("wgmma", "mma")
 TILES_N = (64, 96, 128, 160, 192, 224, 256)
@@ -17,88 +17,26 @@ TILES_M = (8, 16, 32, 64, 96, 128, 192, 256)
 TILES_K = (128,)
 CLUSTERS = SPLITS = (1, 2)
 WARPGROUPS_N = (None, 1, 2, 3, 4)
-STAGES_MIN, STAGES_MAX = 2, 8
 STAGES = (None, *range(STAGES_MIN, STAGES_MAX + 1))  # None: as many as fit
 SCHEDULES = ("cooperative", "pingpong")
 SCALES_ON = ("weights", "accumulators")
 CTAS_PER_SM = (1, 2)
-# The family of mma.sync, for the fewest tokens.
-MMA_TILES_N = (16, 32, 64)
+# The family of mma.sync, for the fewest tokens. With 64 columns kernels spilled, by the activation and dtype,
+# that the rule of registers lets pass, up to 52 bytes a thread; and no configuration of the table had them.
+MMA_TILES_N = (16, 32)
 MMA_TILES_M = (2, 4, 8, 16)
 MMA_WARPGROUPS = (1, 2, 4)
 MMA_STAGES = (1, 2, 4)
 MMA_CTAS_PER_SM = (1, 2, 3, 4)
 
-ITEM_BYTES = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "int32": 4, "float32": 4}
-
-
-def _align(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment
-
-
-def smem_bytes(config: GemmConfig, problem: GemmProblem, stages: int) -> int:
-    """Bytes of `SharedStorage` in kernels_src/storage.cuh; the compiler checks that both count alike."""
-    if config.family == "mma":
-        return _mma_smem_bytes(config)
-    groups = stage_groups(problem)
-    slabs = BLOCK_N * ITEM_BYTES[problem.out_dtype] // 128
-    zero_bytes = 16
-    if problem.zeros:
-        zero_bytes = stages * _align(groups * config.stage_n * ITEM_BYTES[problem.zeros], 128)
-    consumers, staged = config.consumer_warpgroups, config.store_tokens > 0
-    result_bytes = (
-        consumers * config.store_buffers * slabs * config.store_tokens * 128 if staged else slabs * 16
-    )
-    receivers, split_blocks = (1, 1) if config.shares_block else (consumers, config.warpgroup_blocks)
-    share_bytes = split_blocks * config.tile_m // config.splits * BLOCK_N * 4
-    partial_bytes = receivers * ((config.splits - 1) * share_bytes if config.splits > 1 else 16)
-    size = stages * config.tile_m * BLOCK_K * 2
-    size = _align(size + result_bytes, 128)
-    size = _align(size + partial_bytes, 128)
-    size += stages * config.stage_n // BLOCK_N * BLOCK_BYTES
-    size = _align(size + stages * groups * config.stage_n * 2, 128)
-    size = _align(size + zero_bytes, 8) + 8 * (2 * stages + receivers)
-    return _align(size, 1024)
-
-
-def _mma_smem_bytes(config: GemmConfig) -> int:
-    """Bytes of `DecodeStorage` in kernels_src/decode.cuh."""
-    warps = config.threads // 32
-    activations = warps * (config.stages or 1) * config.tile_m * BLOCK_K * 2
-    sums = warps * config.tile_n // 16 * max(config.tile_m, 8) * 20 * 4
-    return _align(activations, 128) + _align(sums, 128)
-
-
-def smem_limit(config: GemmConfig) -> int:
-    """Bytes of shared memory that one CTA may take."""
-    return min(SMEM_BYTES_MAX, SMEM_BYTES_SM // config.ctas_per_sm - SMEM_BYTES_RESERVED)
-
-
-def stage_groups(problem: GemmProblem) -> int:
-    """Groups of scales in one stage of 128 k."""
-    return BLOCK_K // problem.group_size if 0 < problem.group_size < BLOCK_K else 1
-
-
-@cache
-def resolved_stages(config: GemmConfig, problem: GemmProblem) -> int:
-    """`config.stages`, or as many as shared memory holds."""
-    if config.stages is not None:
-        return config.stages
-    stages = STAGES_MAX
-    while stages > STAGES_MIN and smem_bytes(config, problem, stages) > smem_limit(config):
-        stages -= 1
-    # A warpgroup that takes every second stage must meet the same ones in every round: full barriers tell
-    # rounds apart by parity alone.
-    return stages // config.split_k_warpgroups * config.split_k_warpgroups
-
 
 def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """Says which rule `config` breaks for `problem`, or None where it breaks none."""
-    if config.family not in FAMILIES:
+    if not _is_one_of(config.family, FAMILIES):
         return f"family is {config.family!r}; allowed are {', '.join(map(repr, FAMILIES))}"
     for field, allowed in _ALLOWED[config.family].items():
         value = getattr(config, field)
-        if value not in allowed:
+        if not _is_one_of(value, allowed):
             return f"{field} is {value!r}; allowed are {', '.join(map(repr, allowed))}"
     if config.family == "mma":
         return _mma_reason(config, problem)
@@ -106,6 +44,12 @@ def invalid_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
         multiple = config.split_k_warpgroups
         return f"stages is {config.stages}: it must be a multiple of split_k_warpgroups = {multiple}"
     return _shape_reason(config) or _resource_reason(config, problem)
+
+
+def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
+    # 64.0, True and members of enums equal what is allowed, but make another text, and NumPy's integers wrap
+    # around: what is remembered by configuration would be wrong for the equal one of plain values too.
+    return type(value) in (int, str, type(None)) and value in allowed
 
 
 _ALLOWED: dict[str, dict[str, tuple[object, ...]]] = {
@@ -142,9 +86,6 @@ _ALLOWED: dict[str, dict[str, tuple[object, ...]]] = {
 
 def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
     """What registers and shared memory of the mma family can't hold."""
-    threads = config.threads * config.ctas_per_sm
-    if threads > 2048:
-        return f"{config.ctas_per_sm} CTAs of {config.threads} threads are {threads}; an SM holds 2048"
     # A tile's codes, scales and zeros in flight, its sums and weights; the rest is activations and addresses.
     # (Numbers from compiling two hundred kernels; ptxas keeps more of several groups alive than it must.)
     tiles, stages, groups = config.tile_n // 16, config.stages or 1, stage_groups(problem)
@@ -159,10 +100,10 @@ def _mma_reason(config: GemmConfig, problem: GemmProblem) -> str | None:
         needed += {1: 0, 2: 4, 4: 18}[groups]
     if problem.dtype == "bfloat16" and groups > 1:  # rotated words
         needed += 4
-    had = min(65_536 // threads, 255) // 8 * 8
+    had = min(65_536 // (config.threads * config.ctas_per_sm), 255) // 8 * 8
     if needed > had:
         return f"{stages} stages of {config.tile_n} columns need about {needed} registers a thread, not {had}"
-    smem, limit = _mma_smem_bytes(config), smem_limit(config)
+    smem, limit = smem_bytes(config, problem, stages), smem_limit(config)
     if smem > limit:
         return (
             f"{stages} stages of {config.tile_m} tokens need {smem} bytes of shared memory; {limit} are there"

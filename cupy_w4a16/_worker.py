@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from . import _env
 from ._errors import CompileError
-from ._key import PlainUnit
+from ._key import Unit
 
 _MARK = "cupy_w4a16-worker "  # lines without it are somebody else's prints
 # The parent's sys.path stands in for its way of finding this package and CuPy, whatever that was.
@@ -38,6 +38,7 @@ class Worker:
 
     def __init__(self, program: str, cache: Path) -> None:
         environment = os.environ | {_env.COMPILE: "lazy", _env.CACHE_DIR: str(cache)}
+        self._started: bool | None = None  # not known before its first answer
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [program, "-c", _PROGRAM, json.dumps([os.path.abspath(entry) for entry in sys.path])],
@@ -70,7 +71,7 @@ class Worker:
         self._stderr.close()
 
     def _ready(self) -> bool:
-        if not hasattr(self, "_started"):
+        if self._started is None:
             self._started = self._answer() is not None
         return self._started
 
@@ -103,7 +104,7 @@ def main() -> None:
     _reply(replies, {"ready": True})
     for line in sys.stdin:
         try:
-            path = _cache.load_or_compile(PlainUnit(**json.loads(line)))
+            path = _cache.load_or_compile(Unit(**json.loads(line)))
             _reply(replies, {"path": str(path)})
         except CompileError as error:
             _reply(replies, {"error": str(error), "log": error.log, "source_path": error.source_path})

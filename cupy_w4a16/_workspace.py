@@ -13,9 +13,10 @@ from ._check_quantized import ALIGN_BYTES
 from ._checks import GemmArguments
 from ._config import GemmConfig, GemmProblem
 from ._device import check_current_device, current_device
+from ._dtypes import ITEM_BYTES
 from ._errors import W4A16Error
+from ._gemm_layout import copied_row_bytes
 from ._load import is_capturing
-from ._validity import ITEM_BYTES
 
 
 def workspace_bytes(problem: GemmProblem, config: GemmConfig | None = None) -> int:
@@ -47,9 +48,9 @@ def workspace_bytes(problem: GemmProblem, config: GemmConfig | None = None) -> i
     >>> workspace_bytes(GemmProblem(m=3, n=64, k=100))  # 3 rows of 100 float16, padded to 208 bytes each
     624
     """
-    check_problem(problem)
+    problem = check_problem(problem)
     if config is not None:
-        check_config(config, problem)
+        check_config(config, problem, "a GemmConfig, or None for any")
     return _needed_bytes(problem)
 
 
@@ -93,7 +94,8 @@ def aligned_copy(a: Any, problem: GemmProblem, workspace: Any = None) -> Any:
     The pool gets its memory back while the copy may still be read: that is safe, as later work on the stream
     comes after. A captured graph however would read it at every replay, so there a workspace is asked for.
     """
-    row_bytes, itemsize = _row_bytes(problem), a.dtype.itemsize
+    itemsize = a.dtype.itemsize
+    row_bytes = copied_row_bytes(problem.k, itemsize)
     shape = (*a.shape[:-1], row_bytes // itemsize)
     if workspace is not None:
         copy = cupy.ndarray(shape, a.dtype, workspace.data)
@@ -112,8 +114,4 @@ def aligned_copy(a: Any, problem: GemmProblem, workspace: Any = None) -> Any:
 
 
 def _needed_bytes(problem: GemmProblem) -> int:
-    return _row_bytes(problem) * problem.m if problem.n else 0
-
-
-def _row_bytes(problem: GemmProblem) -> int:
-    return -(-problem.k * ITEM_BYTES[problem.dtype] // ALIGN_BYTES) * ALIGN_BYTES
+    return copied_row_bytes(problem.k, ITEM_BYTES[problem.dtype]) * problem.m if problem.n else 0

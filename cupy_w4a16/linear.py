@@ -11,17 +11,19 @@ from ._bounded import Bounded
 from ._check_config import check_config
 from ._check_gpu import check_gpu
 from ._check_quantized import ALIGN_BYTES, check_quantized
-from ._checks import check_gemm
+from ._checks import GemmArguments, check_gemm
 from ._choice import config_for
 from ._config import GemmConfig, GemmProblem
 from ._gather import checked_perm, gathered
 from ._gemm import gemm
+from ._group_size import group_rows
 from ._launch import Launch, Plan, finish
 from ._linear_value import LinearValue
 from ._load import is_capturing
-from ._normalised import Normalised, alpha_fits, is_symmetric_half, normalised, takes_normalised
+from ._normalised import Normalised, alpha_fits, is_symmetric_float16, normalised, takes_normalised
 from ._pack import BLOCK_K
 from ._pdl import complete_weights, wanted_by_linear
+from ._workspace import workspace_bytes
 
 _ARRAY = cupy.ndarray
 _get_device = cupy.cuda.runtime.getDevice
@@ -37,7 +39,7 @@ class Linear(LinearValue):
     The weight is checked once, here. A call checks `a` and `out` alone, and one whose shapes and addresses
     have been seen before is a look-up and a launch. A `Linear` never changes, threads and streams may share
     it, and it pickles as its arrays and options. It keeps the arrays it is given, and on the GPU, beside
-    float16 scales of symmetric weights, a private copy for a shorter dequantisation (2 bytes a scale, 2 a
+    float16 scales of symmetric weights, a private copy for a shorter dequantization (2 bytes a scale, 2 a
     column; the results' bits are the same). So don't write to them: make a new one. Keep it as long as its
     launches are in flight and graphs that captured them are replayed.
 
@@ -136,10 +138,11 @@ class Linear(LinearValue):
         Parameters
         ----------
         a : array (..., k) of the dtype of `scales`
-            As in `gemm`: any strides, read in place where it is aligned.
+            As in `gemm`: any strides, read in place where it is aligned. A copy that is made in a graph
+            capture is kept as those of `perm` are.
         out : array (..., n) to write the result to; its rows may be strided
-        config : GemmConfig to force; None: the tuning file's, or `choose_config`'s, for this problem, GPU and
-            launch, dependent or not
+        config : GemmConfig to force; None: `choose_config`'s for this problem, GPU and launch, dependent or
+            not
 
         Returns
         -------
@@ -199,14 +202,7 @@ class Linear(LinearValue):
             if a.data.ptr % ALIGN_BYTES:
                 return None
         else:
-            self._check_k(a)
-            group_size, alpha, activation = self._options
-            arguments = check_gemm(
-                a, b_packed, scales, zeros, group_size,
-                bias=bias, alpha=alpha, activation=activation, dtype=self._given_dtype, out=out,
-            )  # fmt: skip
-            if config is not None:
-                check_config(config, arguments.problem)
+            arguments = self._checked(a, out, config)
             if not arguments.a_in_place:
                 return None
             config = config or config_for(arguments.problem, device, self._pdl)
@@ -216,33 +212,36 @@ class Linear(LinearValue):
         return plan.prepare(a, b_packed, scales, zeros, bias, out, stream)
 
     def _private_copy(self, problem: GemmProblem, alpha: float) -> Normalised | None:
-        """Scales for the shorter dequantisation; None where there is none, or nothing can be waited for."""
-        fits = is_symmetric_half(problem) and alpha_fits(alpha)
+        """Scales for the shorter dequantization; None where there is none, or nothing can be waited for."""
+        fits = is_symmetric_float16(problem) and alpha_fits(alpha)
         return normalised(self.scales) if fits and not is_capturing() else None
 
     def _by_gemm(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """A call that is not a usual one: NumPy or foreign arrays, an `a` that must be copied, or wrong."""
-        self._check_k(a)
         if self._ordered is not None:
             return self._permuted(self._ordered, a, out, config)
+        self._check_k(a)
+        workspace = self._kept_workspace(a, out, config) if self._direct and is_capturing() else None
         b_packed, scales, zeros, bias = self._arrays
         group_size, alpha, activation = self._options
         return gemm(
             a, b_packed, scales, zeros, group_size, bias=bias, alpha=alpha, activation=activation,
-            dtype=self._given_dtype, out=out, config=config, pdl=self._pdl,
+            dtype=self._given_dtype, out=out, config=config, workspace=workspace, pdl=self._pdl,
         )  # fmt: skip
+
+    def _kept_workspace(self, a: Any, out: Any, config: GemmConfig | None) -> Any:
+        """Room for a copy of `a`, which a captured graph uses at each replay; None where none is made."""
+        arguments = self._checked(a, out, config)
+        if arguments.a_in_place:
+            return None
+        workspace = cupy.empty(workspace_bytes(arguments.problem), np.uint8)
+        self._captured.append(workspace)
+        return workspace
 
     def _permuted(self, ordered: Linear, a: Any, out: Any, config: GemmConfig | None) -> Any:
         """The product of `a[..., perm]`. All is checked before it is gathered."""
-        b_packed, scales, zeros, bias = self._arrays
-        group_size, alpha, activation = self._options
-        arguments = check_gemm(
-            a, b_packed, scales, zeros, group_size,
-            bias=bias, alpha=alpha, activation=activation, dtype=self._given_dtype, out=out,
-        )  # fmt: skip
+        arguments = self._checked(a, out, config)
         xp, problem, out_dtype = arguments.xp, arguments.problem, arguments.out_dtype
-        if config is not None:
-            check_config(config, problem)
         target = arguments.out
         if target is None:
             target = xp.empty((*arguments.lead_shape, problem.n), out_dtype)
@@ -257,10 +256,35 @@ class Linear(LinearValue):
             ordered(copy, cupy.ndarray((problem.m, problem.n), out_dtype, target.data, strides), config)
         return target if out is None else out
 
+    def _checked(self, a: Any, out: Any, config: GemmConfig | None) -> GemmArguments:
+        """The arguments of `gemm` that a call of this weight stands for."""
+        self._check_k(a)
+        b_packed, scales, zeros, bias = self._arrays
+        group_size, alpha, activation = self._options
+        arguments = check_gemm(
+            a, b_packed, scales, zeros, group_size,
+            bias=bias, alpha=alpha, activation=activation, dtype=self._given_dtype, out=out,
+        )  # fmt: skip
+        if config is not None:
+            check_config(config, arguments.problem)
+        return arguments
+
     def _check_k(self, a: Any) -> None:
         shape = tuple(getattr(a, "shape", ()))
         if shape and shape[-1:] != self._k_shape:
-            raise ValueError(f"a is of shape {shape}: its last axis must be in_features, {self.in_features}")
+            raise ValueError(
+                f"a is of shape {shape}: its last axis must be in_features, {self.in_features}"
+                f"{self._hint_for(shape[-1])}"
+            )
+
+    def _hint_for(self, k: int) -> str:
+        """What to do where the weight may have `k` rows, but in_features is whole groups, as without `k=`."""
+        rows, blocks = self.scales.shape[0], self.b_packed.shape[1]
+        whole = BLOCK_K * blocks if self.group_size == -1 else rows * self.group_size
+        fits = -(-k // BLOCK_K) == blocks and group_rows(k, self.group_size) == rows
+        if self.perm is None and self.in_features == whole and fits:
+            return f", as without k= it is whole groups; for a weight of {k} rows make the Linear with k={k}"
+        return ""
 
 
 def _k_of(perm: Any, b_packed: Any) -> int | None:

@@ -1,19 +1,20 @@
-"""Random problems for ``gemm``, and the check of a result against float64: for our tests and for yours.
+"""Random problems for `gemm`, and the check of a result against float64: for our tests and for yours.
 
-Example:
-    >>> import numpy as np
-    >>> from cupy_w4a16 import dequantize
-    >>> from cupy_w4a16.testing import assert_gemm_close, make_problem
-    >>> problem = make_problem(m=5, n=70, k=200, group_size=64)
-    >>> a, b_packed, scales, zeros, group_size = problem
-    >>> w = dequantize(b_packed, scales, zeros, group_size, k=200, dtype="float32")
-    >>> c = (a.astype(np.float32) @ w).astype(np.float16)  # usually: c = gemm(*problem)
-    >>> assert_gemm_close(c, *problem)
-    >>> c[:, [3, 4]] = c[:, [4, 3]]
-    >>> assert_gemm_close(c, *problem)
-    Traceback (most recent call last):
-    ...
-    AssertionError: c is not activation(alpha * (a @ w) + bias): 10 of 350 elements lie ...
+Examples
+--------
+>>> import numpy as np
+>>> from cupy_w4a16 import dequantize
+>>> from cupy_w4a16.testing import assert_gemm_close, make_problem
+>>> problem = make_problem(m=5, n=70, k=200, group_size=64)
+>>> a, b_packed, scales, zeros, group_size = problem
+>>> w = dequantize(b_packed, scales, zeros, group_size, k=200, dtype="float32")
+>>> c = (a.astype(np.float32) @ w).astype(np.float16)  # usually: c = gemm(*problem)
+>>> assert_gemm_close(c, *problem)
+>>> c[:, [3, 4]] = c[:, [4, 3]]
+>>> assert_gemm_close(c, *problem)
+Traceback (most recent call last):
+...
+AssertionError: c is not activation(alpha * (a @ w) + bias): 10 of 350 elements lie ...
 """
 
 from __future__ import annotations
@@ -45,20 +46,22 @@ _LINES = 8
 
 
 class Problem(NamedTuple):
-    """Arguments of ``gemm`` in its order: ``gemm(*problem)``, ``assert_gemm_close(c, *problem)``.
+    """Arguments of `gemm` in its order: `gemm(*problem)`, `assert_gemm_close(c, *problem)`.
 
-    Attributes:
-        a: ``(m, k)`` float16 or bfloat16.
-        b_packed: int32 ``(ceil(n / 64), ceil(k / 128), 1024)``.
-        scales: ``(ceil(k / group_size), n)`` of ``a``'s dtype.
-        zeros: None or the shape of ``scales``, uint8, float32 or ``a``'s dtype.
-        group_size: a power of two from 32, or -1.
+    Attributes
+    ----------
+    a : array (m, k), float16 or bfloat16
+    b_packed : int32 array (ceil(n / 64), ceil(k / 128), 1024)
+    scales : array (ceil(k / group_size), n), dtype of `a`
+    zeros : array like `scales`: uint8, float32 or dtype of `a`; None: all are 8
+    group_size : int, a power of two from 32, or -1
 
-    Example:
-        >>> from cupy_w4a16 import gemm
-        >>> from cupy_w4a16.testing import make_problem
-        >>> gemm(*make_problem(2, 64, 128)).shape
-        (2, 64)
+    Examples
+    --------
+    >>> from cupy_w4a16 import gemm
+    >>> from cupy_w4a16.testing import make_problem
+    >>> gemm(*make_problem(2, 64, 128)).shape
+    (2, 64)
     """
 
     a: Any
@@ -84,25 +87,31 @@ def make_problem(
     Activations are Gaussian, codes uniform on 0..15, scales of both signs and within a factor of three,
     integer zeros uniform on 0..16 (both ends included) and float zeros uniform between.
 
-    Args:
-        m, n, k: rows of ``a``, output features, reduction; any sizes from 0.
-        group_size: a power of two from 32, or -1.
-        dtype: of ``a``, scales and float zeros: float16 or bfloat16.
-        zeros: None (symmetric), "integer" (uint8), "float" (of ``dtype``) or "float32".
-        xp: ``numpy`` or ``cupy``: whose arrays are made.
-        seed: of the random numbers.
+    Parameters
+    ----------
+    m, n, k : int, rows of `a`, output features, reduction; any sizes from 0
+    group_size : int, a power of two from 32, or -1
+    dtype : dtype of `a`, scales and float zeros: float16 or bfloat16
+    zeros : None (symmetric), "integer" (uint8), "float" (of `dtype`) or "float32"
+    xp : module, `numpy` or `cupy`: whose arrays are made
+    seed : int, of the random numbers
 
-    Returns:
-        ``Problem(a, b_packed, scales, zeros, group_size)``.
+    Returns
+    -------
+    Problem
+        `(a, b_packed, scales, zeros, group_size)`.
 
-    Raises:
-        TypeError, ValueError: an argument is not allowed; the message names it.
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not allowed; the message names it.
 
-    Example:
-        >>> from cupy_w4a16.testing import make_problem
-        >>> problem = make_problem(4, 100, 300, group_size=-1, zeros="integer")
-        >>> problem.a.shape, problem.b_packed.shape, problem.scales.shape, problem.zeros.dtype.name
-        ((4, 300), (2, 3, 1024), (1, 100), 'uint8')
+    Examples
+    --------
+    >>> from cupy_w4a16.testing import make_problem
+    >>> problem = make_problem(4, 100, 300, group_size=-1, zeros="integer")
+    >>> problem.a.shape, problem.b_packed.shape, problem.scales.shape, problem.zeros.dtype.name
+    ((4, 300), (2, 3, 1024), (1, 100), 'uint8')
     """
     dtype = dtype_of(dtype, HALF_DTYPES)
     group_size = check_group_size(group_size)
@@ -139,22 +148,22 @@ def assert_gemm_close(
     alpha: float = 1.0,
     activation: str | None = None,
 ) -> None:
-    """Raise an AssertionError unless ``c`` is ``activation(alpha * (a @ w) + bias)``, as ``gemm`` promises.
+    """Raise an AssertionError unless `c` is `activation(alpha * (a @ w) + bias)`, as `gemm` promises.
 
     Two checks against float64; either can fail alone.
 
     **Each element** lies within a worst-case bound of the product with the *unrounded* weights
-    w = (q - zero) * scale. With u half the spacing of ``a``'s dtype above 1 (2^-11 for float16, 2^-8 for
-    bfloat16), t its smallest number, u' and t' those of ``c``'s dtype, S = sum |a| |w| and A = sum |a| over
-    k, the bound adds up
+    w = (q - zero) * scale. With u half the spacing of `a`'s dtype above 1 (2^-11 for float16, 2^-8 for
+    bfloat16), t its smallest number, u' and t' those of `c`'s dtype, S = sum |a| |w| and A = sum |a| over k,
+    the bound adds up
 
     - weights rounded once: u S + t A / 2. (Kernels that scale exact float32 sums do not need it.) With float
       zeros weights may be 2 ulp from that: 5 u S + 5 t A / 2;
     - float32 accumulation: 2^-22 (k + 16) S, where with float zeros S is sum |a| (|q| + |zero|) |scale|, as
-      the parts may be summed apart. A step of ``wgmma`` adds 16 products to the sum, each aligned to
-      the largest of the 17 and cut off, 17 x 2^-23 of it at most; the rest is for partial sums that are added
+      the parts may be summed apart. A step of `wgmma` adds 16 products to the sum, each aligned to the
+      largest of the 17 and cut off, 17 x 2^-23 of it at most; the rest is for partial sums that are added
       later;
-    - ``alpha`` and ``bias`` in float32: 2^-22 (|alpha a @ w| + |bias|);
+    - `alpha` and `bias` in float32: 2^-22 (|alpha a @ w| + |bias|);
     - the activation: the above times its steepest slope (1.13), and 2^-20 |x| for evaluating it at x in
       float32;
     - the result rounded once: u' |c| + t' / 2.
@@ -168,25 +177,31 @@ def assert_gemm_close(
       the shrinking of the sum by cutting off, and partial sums are about as large as that bracket;
     - float zeros only: 4 u sqrt(Q max(1, group / 16) / 3), the 2 ulp spread evenly, taking into account that
       the rows of a group with one code, group / 16 of them, share one error;
-    - ``alpha``, ``bias``, activation and the last rounding as above.
+    - `alpha`, `bias`, activation and the last rounding as above.
 
-    Where a is not finite, or the weights overflow ``a``'s dtype or the sums float32, ``c`` is not looked at
+    Where a is not finite, or the weights overflow `a`'s dtype or the sums float32, `c` is not looked at
     beyond infinities and NaNs that float64 has too (with float zeros NaN may stand for an infinity); a result
     that may round beyond its dtype may be infinite.
 
-    Args:
-        c: ``(..., n)`` float16, bfloat16 or float32, the result to check, NumPy or CuPy like the rest.
-        a, b_packed, scales, zeros, group_size, bias, alpha, activation: as given to ``gemm``.
+    Parameters
+    ----------
+    c : array (..., n), float16, bfloat16 or float32
+        The result to check, NumPy or CuPy like the rest.
+    a, b_packed, scales, zeros, group_size, bias, alpha, activation : as given to `gemm`
 
-    Raises:
-        AssertionError: ``c`` has another shape, or a check failed; says where, and by how much.
-        TypeError, ValueError: the other arguments do not fit together.
+    Raises
+    ------
+    AssertionError
+        `c` has another shape, or a check failed; says where, and by how much.
+    TypeError, ValueError
+        The other arguments do not fit together.
 
-    Example:
-        >>> from cupy_w4a16 import gemm
-        >>> from cupy_w4a16.testing import assert_gemm_close, make_problem
-        >>> problem = make_problem(2, 64, 128, zeros="integer")
-        >>> assert_gemm_close(gemm(*problem), *problem)
+    Examples
+    --------
+    >>> from cupy_w4a16 import gemm
+    >>> from cupy_w4a16.testing import assert_gemm_close, make_problem
+    >>> problem = make_problem(2, 64, 128, zeros="integer")
+    >>> assert_gemm_close(gemm(*problem), *problem)
     """
     required(c=c, a=a, b_packed=b_packed, scales=scales)
     xp, (c, a, b_packed, scales, zeros, bias) = as_arrays(
