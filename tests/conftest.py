@@ -44,6 +44,14 @@ def why_no_hopper() -> str:
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel cache of this test's own, not yet there."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     """A CUDA driver that keeps what it is told."""
     from helpers import fake_driver  # here, so that a run without such tests needs no CuPy

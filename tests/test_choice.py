@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.fake_driver import FakeDriver, on_gpu
 
-from cupy_w4a16 import GemmConfig, GemmProblem, Linear, _choice, _gemm, _tuned, gemm
+from cupy_w4a16 import GemmConfig, GemmProblem, Linear, _choice, _device, _gemm, _tuned, choose_config, gemm
 from cupy_w4a16._tuned import Winner, store_tuned
 
 M, N, K = 48, 512, 1024
@@ -66,3 +66,18 @@ def test_winner_of_one_kind_of_launch_is_not_used_for_the_other(
         chosen = driver.last
         call(config=config)
         assert chosen == driver.last
+
+
+@pytest.mark.usefixtures("driver")
+def test_what_is_said_to_be_chosen_is_what_a_call_gets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    problem = GemmProblem(M, N, K)
+    monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_choice, "tuned_config", _tuned.tuned_config)
+    store_tuned("NVIDIA H100 80GB HBM3", 132, [Winner(problem, TUNED, 5.0)])
+    monkeypatch.setattr(_device, "has_hopper", lambda: True)
+    assert [choose_config(problem), choose_config(problem, pdl=True)] == [TUNED, CHOSEN[True]]
+    assert choose_config(problem, num_sms=132) == CHOSEN[False]  # pure: whatever this machine was tuned for
+    monkeypatch.setattr(_device, "has_hopper", lambda: False)
+    assert choose_config(problem) == CHOSEN[False]

@@ -15,16 +15,11 @@ from cupy_w4a16.__main__ import main
 from cupy_w4a16._kernels import Unit
 from cupy_w4a16._nvml import Gpu
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 COMMANDS = ("info", "demo", "convert", "inspect", "bench", "tune", "compile", "clear-cache")
 SMALL = Unit("small", 'extern "C" __global__ void small(float* x) { x[threadIdx.x] *= 2; }\n', ("small",))
 BROKEN = Unit("broken", "this is no CUDA\n", ("broken",))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(folder))
-    return folder
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from helpers.fake_driver import on_gpu
+from helpers.fake_driver import no_device, on_gpu
 
 from cupy_w4a16 import (
     GemmConfig,
     GemmProblem,
+    UnsupportedDeviceError,
     _workspace,
     choose_config,
     configs,
@@ -22,10 +23,10 @@ from cupy_w4a16 import (
     occupancy,
     workspace_bytes,
 )
-from cupy_w4a16._check_config import check_config
+from cupy_w4a16._check_config import check_config, check_problem
 from cupy_w4a16._checks import check_gemm
 from cupy_w4a16._config_table import EXTRA_CONFIGS, LAUNCHER_CONFIGS
-from cupy_w4a16._heuristics import serves
+from cupy_w4a16._heuristics import fastest_config, serves
 from cupy_w4a16._validity import invalid_reason
 from cupy_w4a16._workspace import check_workspace
 from cupy_w4a16.testing import make_problem
@@ -74,6 +75,33 @@ def test_config_that_is_none_or_breaks_a_rule_is_named() -> None:
         workspace_bytes(problem, GemmConfig(128, 24))
     with pytest.raises(ValueError, match="tile_m is 24"):
         occupancy(GemmConfig(128, 24))
+    with pytest.raises(TypeError, match=r"config is a NoneType: pass a GemmConfig$"):
+        occupancy(None)  # type: ignore[arg-type]
+
+
+def test_sizes_of_numpy_are_plain_ones() -> None:
+    sizes = (200_000, 64, 8192)
+    small = GemmProblem(*map(np.int32, sizes), np.int16(64), np.str_("float16"))  # type: ignore[arg-type]
+    assert workspace_bytes(small) == 2 * 200_000 * 8192
+    plain = check_problem(small)
+    assert plain == small
+    kinds = [type(value) for value in astuple(plain) if value is not None]
+    assert kinds == [int, int, int, int, str, str]
+
+
+def test_choice_for_sizes_of_numpy_is_that_for_plain_ones() -> None:
+    sizes = (1, 49_152, 65_536)  # n * k past int32
+    fastest_config.cache_clear()
+    chosen = choose_config(GemmProblem(*map(np.int32, sizes)), SMS)  # type: ignore[arg-type]
+    remembered = choose_config(GemmProblem(*sizes), SMS)
+    fastest_config.cache_clear()
+    assert chosen == remembered == choose_config(GemmProblem(*sizes), SMS)
+
+
+def test_occupancy_without_a_gpu_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", no_device)
+    with pytest.raises(UnsupportedDeviceError, match="no CUDA GPU can be used: cudaErrorNoDevice"):
+        occupancy(GemmConfig())
 
 
 @pytest.mark.parametrize(

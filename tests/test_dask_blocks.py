@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import cupy
 import numpy as np
 import pytest
 from helpers.whole_numbers import whole_numbers
@@ -62,3 +67,55 @@ def test_dask_array_that_does_not_fit() -> None:
         map_rows(da.from_array(a[:, :512]), linear)
     with pytest.raises(ValueError, match=r"x has 2 chunks along its last axis, k"):
         map_rows(da.from_array(a, chunks=(3, 320)), linear)
+
+
+# ------------------------------------------------------------------------------------ on GPUs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [7, 300])
+def test_gpu_blocks_under_threads_are_the_whole(rows: int) -> None:
+    da = pytest.importorskip("dask.array", reason="dask comes with the extra [test]")
+    # Sums are exact in any order, so that blocks of other sizes may take other configurations.
+    a, linear = whole_numbers(m=rows, dtype="float32")
+    expected = linear(a)
+    linear = linear.to_device()
+    x = da.from_array(a, chunks=(-(-rows // 8), 640)).map_blocks(cupy.asarray)
+    c = map_rows(x, linear)
+    assert isinstance(c._meta, cupy.ndarray)
+    back = c.map_blocks(cupy.asnumpy, dtype=linear.dtype)
+    np.testing.assert_array_equal(back.compute(scheduler="threads"), expected)
+    whole = linear(cupy.asarray(a))
+    np.testing.assert_array_equal(cupy.asnumpy(whole), expected)
+
+
+# A worker as dask_cuda starts them: the first GPU that it sees is its own.
+WORKER = """
+import pathlib, pickle, sys
+import cupy, numpy as np
+
+a, linear, expected = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+assert linear.device == cupy.cuda.runtime.getDevice() == 0
+np.testing.assert_array_equal(cupy.asnumpy(linear(cupy.asarray(a))), expected)
+print(cupy.cuda.runtime.deviceGetPCIBusId(0))
+"""
+
+
+@pytest.mark.gpu
+def test_linear_that_is_unpickled_by_a_worker_is_on_its_gpu(tmp_path: Path) -> None:
+    count = int(cupy.cuda.runtime.getDeviceCount())
+    if count < 2:
+        pytest.skip(f"needs two GPUs: there is {count}")
+    a, linear = whole_numbers(dtype="float32")
+    path = tmp_path / "linear.pickle"
+    path.write_bytes(pickle.dumps((a, linear.to_device(), linear(a))))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    found = [
+        subprocess.check_output(
+            [sys.executable, "-c", WORKER, str(path)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+            text=True,
+        )
+        for gpu in visible.split(",")[:2]
+    ]
+    assert found[0] != found[1]

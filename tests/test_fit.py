@@ -112,9 +112,9 @@ def test_what_no_choice_needs_is_left_out() -> None:
     assert geometric_mean(longer) < SPLIT_MARGIN * DISPENSABLE
 
 
-def write(path: Path, times: Table, way: str = "linear") -> None:
+def write(path: Path, times: Table, variant: str = "linear") -> None:
     rows = [
-        {"name": way, **asdict(problem), **asdict(config), **measured._asdict(), "fault": ""}
+        {"name": variant, **asdict(problem), **asdict(config), **measured._asdict(), "fault": ""}
         for problem, found in times.items()
         for config, measured in found.items()
     ]
@@ -129,7 +129,7 @@ def test_times_survive_the_file(tmp_path: Path) -> None:
     assert read_times([str(tmp_path / "a.csv")]) == modelled()
 
 
-def test_two_ways_of_launching_are_not_mixed(tmp_path: Path) -> None:
+def test_times_of_two_variants_are_not_mixed(tmp_path: Path) -> None:
     times: Table = {GemmProblem(256, 4096, 4096): {GemmConfig(256, 128): Measured(10.0, 1)}}
     write(tmp_path / "a.csv", times)
     write(tmp_path / "b.csv", times, "linear-pdl")

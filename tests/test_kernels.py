@@ -123,7 +123,9 @@ def test_header_shows_a_config_as_it_is_written(header: str, config: GemmConfig)
 
 @pytest.mark.parametrize("unit", default_units()[:2], ids=lambda unit: unit.name)
 def test_code_is_told_apart_by_who_runs_it(unit: Unit) -> None:
-    for code in machine_code(_cache.load_or_compile(unit)).values():
+    codes = machine_code(_cache.load_or_compile(unit))
+    assert set(codes) == set(unit.kernels)
+    for code in codes.values():
         assert code.producer["UTMALDG"], "the producer loads activations by TMA"
         assert not code.consumer["UTMALDG"]
         assert not code.producer["HGMMA"]

@@ -1,4 +1,4 @@
-"""What reaches the user: wheel, sdist, the CUDA 13 variant, and the README's example."""
+"""What reaches the user: wheel, sdist, the CUDA 13 variant, the README, and the docstrings' examples."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import vendor
 
+import cupy_w4a16
 from cupy_w4a16 import _paths
 from cupy_w4a16._errors import W4A16Error
 
@@ -90,8 +91,6 @@ def test_unpacked_wheel_finds_its_own_sources(wheel: Path, tmp_path: Path) -> No
 
 
 def test_wheel_has_name_version_and_requirements(wheel: Path) -> None:
-    import cupy_w4a16
-
     metadata = wheel_metadata(wheel)
     assert (metadata["Name"], metadata["Version"]) == ("cupy-w4a16", cupy_w4a16.__version__)
     required = {
@@ -174,7 +173,16 @@ def test_cache_dir_follows_its_variable(tmp_path: Path, monkeypatch: pytest.Monk
     assert _paths.cache_dir().name == "cupy_w4a16"
 
 
-# The README
+# The README, and the examples
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+@pytest.mark.parametrize("name", [name for name in cupy_w4a16.__all__ if callable(getattr(cupy_w4a16, name))])
+def test_public_name_has_an_example(name: str) -> None:
+    assert ">>> " in (getattr(cupy_w4a16, name).__doc__ or "")
 
 
 def readme_example() -> str:

@@ -44,6 +44,17 @@ def looped_quantize(w: np.ndarray, group: int, symmetric: bool, dtype: Any) -> t
     return q, scales, None if symmetric else zeros
 
 
+@pytest.mark.parametrize("symmetric", ["false", 0, None, np.array([True])], ids=repr)
+def test_symmetric_that_is_no_bool_is_named(symmetric: Any) -> None:
+    with pytest.raises(TypeError, match=r"symmetric is .*, of type \w+: pass True or False"):
+        quantize(gaussian(64, 1), symmetric=symmetric)
+
+
+def test_symmetric_may_be_a_bool_of_numpy() -> None:
+    assert quantize(gaussian(64, 1), symmetric=np.True_).zeros is None  # type: ignore[arg-type]
+    assert quantize(gaussian(64, 1), symmetric=np.False_).zeros is not None  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("w_dtype", [np.float16, BFLOAT16, np.float32, np.float64])
 @pytest.mark.parametrize("group_size", [32, 64, -1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.cases import Case
 from helpers.configs import KERNEL_OPTIONS, SHARING_CONFIGS
@@ -14,6 +16,11 @@ from cupy_w4a16 import CompileError, GemmConfig, GemmProblem
 from cupy_w4a16._compiler import compile_source
 from cupy_w4a16._kernels import Kernel, kernel_for, unit_of
 from cupy_w4a16._validity import invalid_reason, is_valid
+
+
+class Schedule(str, Enum):
+    COOPERATIVE = "cooperative"
+
 
 PROBLEM = GemmProblem(64, 4096, 4096)
 PLAIN = GemmConfig(128, 128)
@@ -30,7 +37,13 @@ BROKEN: list[tuple[GemmConfig, dict[str, Any], str]] = [
     (PLAIN, {"tile_k": 64}, "tile_k is 64"),
     (PLAIN, {"stages": 1}, "stages is 1; allowed are None, 2, 3, 4, 5, 6, 7, 8"),
     (PLAIN, {"stages": "4"}, "stages is '4'; allowed are None, 2"),
+    (PLAIN, {"tile_n": 128.0}, "tile_n is 128.0; allowed are 64, 96, 128"),
+    (PLAIN, {"tile_m": np.uint8(128)}, "tile_m is "),
+    (PLAIN, {"cluster_n": True}, "cluster_n is True; allowed are 1, 2"),
+    (PLAIN, {"schedule": Schedule.COOPERATIVE}, "allowed are 'cooperative', 'pingpong'"),
+    (PLAIN, {"family": ["wgmma"]}, r"family is ['wgmma']"),
     (GemmConfig(64, 16, split_k_warpgroups=2), {"stages": 5}, "must be a multiple of split_k_warpgroups = 2"),
+    (GemmConfig(64, 16, split_k_warpgroups=2), {"stages": 2}, "2 stages are too few"),
     (PINGPONG, {"warpgroups_n": 1}, "warpgroups_n must be None"),
     (PINGPONG, {"split_k_warpgroups": 2}, "split_k_warpgroups 1"),
     (PINGPONG, {"split_k_cluster": 2}, "pingpong's warpgroups take whole tiles in turns"),
@@ -51,6 +64,13 @@ BROKEN: list[tuple[GemmConfig, dict[str, Any], str]] = [
     (PAIR, {"group_size": 32, "zeros": "float32"}, "it has 232 registers"),
     (PLAIN, {"stages": 8}, "bytes of shared memory; a CTA has"),
     (MMA, {"stages": 3}, "stages is 3; allowed are 1, 2, 4"),
+    (MMA, {"stages": 2.0}, "stages is 2.0; allowed are 1, 2, 4"),
+    (MMA, {"tile_n": 64}, "tile_n is 64; allowed are 16, 32"),
+    (
+        replace(MMA, tile_n=16, tile_m=16, ctas_per_sm=2),
+        {"stages": 4},
+        "bytes of shared memory; 115712 are there",
+    ),
     (MMA, {"ctas_per_sm": 4, "split_k_warpgroups": 4, "stages": 1, "tile_n": 16}, "registers a thread"),
     (
         replace(MMA, tile_n=16, tile_m=16, ctas_per_sm=2),

@@ -27,7 +27,7 @@ def counting(source, name):
 _compiler.compile_source = counting
 print("ready", flush=True)
 input()
-print(_cache.load_or_compile(_key.PlainUnit(*sys.argv[2:])))
+print(_cache.load_or_compile(_key.Unit(*sys.argv[2:])))
 """
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from fake_arrays import MAKERS, Gpu, on_gpu
+from fake_arrays import MAKERS, Gpu
+from helpers.fake_driver import on_gpu
 
 from cupy_w4a16 import _device
 

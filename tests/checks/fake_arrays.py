@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cupy
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.fake_driver import on_gpu
 
 from cupy_w4a16._check_quantized import check_quantized
 from cupy_w4a16._checks import check_gemm
@@ -46,12 +46,6 @@ class Gpu:
         self.questions += 1
         name, major, minor = self.kinds[device]
         return {"name": name.encode(), "major": major, "minor": minor}
-
-
-def on_gpu(shape: Any, dtype: Any, at: int, strides: Any = None, device: int = 0) -> Any:
-    """A CuPy array that claims to lie at `at`."""
-    memory = cupy.cuda.UnownedMemory(at, 1 << 50, None, device)
-    return cupy.ndarray(shape, dtype, memptr=cupy.cuda.MemoryPointer(memory, 0), strides=strides)
 
 
 def numpy_array(name: str, shape: Any = None, dtype: Any = None) -> Any:

@@ -21,8 +21,8 @@ from fake_arrays import (
     has,
     message_of,
     numpy_array,
-    on_gpu,
 )
+from helpers.fake_driver import on_gpu
 
 from cupy_w4a16 import _check_out
 from cupy_w4a16._checks import check_gemm
@@ -152,8 +152,9 @@ def test_unknown_activation(make, activation, hint):
     has(message, f"activation is {activation!r}", "None, 'gelu', 'gelu_tanh', 'silu', 'relu'", hint)
 
 
-def test_activation_of_the_wrong_type(make):
-    has(message_of(TypeError, make, activation=3), "activation is 3", "name", "'relu'")
+@pytest.mark.parametrize("activation", [3, np.array(["gelu"]), np.array(["gelu", "relu"])], ids=repr)
+def test_activation_of_the_wrong_type(make, activation):
+    has(message_of(TypeError, make, activation=activation), f"activation is {activation!r}", "name", "'relu'")
 
 
 def test_compile_error_survives_pickling():

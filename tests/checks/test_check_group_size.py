@@ -51,13 +51,7 @@ def test_numpy_integers_are_group_sizes(make):
 
 def test_rows_that_no_group_size_gives(make):
     message = message_of(ValueError, make, scales=make("scales", (3, N)))
-    has(
-        message,
-        "scales of shape (4, 192)".replace("4", "3", 1),
-        "3 rows",
-        "k = 256",
-        "1 (-1), 2 (128), 4 (64), 8 (32)",
-    )
+    has(message, "scales of shape (3, 192)", "3 rows", "k = 256", "1 (-1), 2 (128), 4 (64), 8 (32)")
     message = message_of(ValueError, make, scales=make("scales", (3, N)), group_size=64)
     has(message, "has 3", "pass scales that fit")
     has(message_of(ValueError, make, scales=make("scales", (16, N))), "16 rows", "8 (32)")

@@ -6,36 +6,11 @@ import cupy
 import numpy as np
 import pytest
 from fake_arrays import BFLOAT16, DTYPES, SIZES
+from helpers.foreign_arrays import ByDLPack, ByInterface
 
 from cupy_w4a16._checks import check_gemm
 
 pytestmark = pytest.mark.gpu
-
-
-class ByDLPack:
-    """Another library's array, seen by DLPack alone."""
-
-    def __init__(self, x):
-        self._x = x
-        self.dtype = x.dtype
-
-    def __dlpack__(self, **named):
-        return self._x.__dlpack__(**named)
-
-    def __dlpack_device__(self):
-        return self._x.__dlpack_device__()
-
-
-class ByInterface:
-    """Another library's array, seen by the CUDA array interface alone."""
-
-    def __init__(self, x):
-        self._x = x
-        self.dtype = x.dtype
-
-    @property
-    def __cuda_array_interface__(self):
-        return self._x.__cuda_array_interface__
 
 
 @pytest.mark.parametrize("foreign", [ByDLPack, ByInterface])
@@ -56,8 +31,8 @@ def test_foreign_arrays_are_views(foreign):
 def test_foreign_bfloat16_is_a_view():
     arrays = {name: cupy.zeros(SIZES[name], BFLOAT16) for name in ("a", "scales")}
     found = check_gemm(
-        a=ByInterface(arrays["a"]),
-        scales=ByInterface(arrays["scales"]),
+        a=ByInterface(arrays["a"], dtype=BFLOAT16),
+        scales=ByInterface(arrays["scales"], dtype=BFLOAT16),
         b_packed=cupy.zeros(SIZES["b_packed"], "i4"),
     )
     assert (found.a.dtype, found.a.data.ptr) == (BFLOAT16, arrays["a"].data.ptr)

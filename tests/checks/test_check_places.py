@@ -21,8 +21,8 @@ from fake_arrays import (
     has,
     message_of,
     numpy_array,
-    on_gpu,
 )
+from helpers.fake_driver import on_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

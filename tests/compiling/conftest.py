@@ -10,13 +10,12 @@ from cupy_w4a16 import _cache, _compiler, _worker
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own; the headers are the real ones, since workers look for theirs."""
-    monkeypatch.setenv("CUPY_W4A16_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CUPY_W4A16_COMPILE", raising=False)
     monkeypatch.setattr(_cache, "_private_folders", [])
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
-    return tmp_path / "cache"
+    return cache
 
 
 @pytest.fixture

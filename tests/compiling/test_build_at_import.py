@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from helpers.units import BROKEN, unit
 
 from cupy_w4a16 import _build, _cache, _kernels, _nvml
 from cupy_w4a16._errors import CompileError
+
+# A build that fails warns and compiles nothing, which must not pass for one that has nothing to compile.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
 @pytest.fixture
@@ -108,19 +110,29 @@ FORK_AFTER_IMPORT = """
 import os
 import cupy_w4a16
 child = os.fork()
-if child == 0:
-    import cupy
-    os._exit(int(cupy.arange(5).sum()))
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+if child:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+import cupy
+from cupy_w4a16.testing import assert_gemm_close, make_problem
+problem = make_problem(5, 72, 104)
+arrays = [cupy.asarray(x) for x in problem[:3]]
+c = cupy_w4a16.gemm(*arrays, config=cupy_w4a16.GemmConfig())  # a default kernel
+assert_gemm_close(cupy.asnumpy(c), *problem)
+print("the child is done", flush=True)
+os._exit(0)
 """
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("state", ["cold", "warm"])
-def test_forked_child_can_use_the_gpu_after_import(state: str, cache: Path) -> None:
+@pytest.mark.parametrize("state", ["cold", "warm", "lazy"])
+def test_forked_child_can_use_the_gpu_after_import(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if state == "warm":
         _build.compile_kernels()
+    if state == "lazy":
+        monkeypatch.setenv("CUPY_W4A16_COMPILE", "lazy")
     command = [sys.executable, "-c", FORK_AFTER_IMPORT]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.stdout == "10\n", ran.stderr
-    assert len(_cache.entries()) == len(_kernels.default_units())
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "the child is done\n"
+    # The child compiles nothing but what it calls.
+    assert len(_cache.entries()) == (1 if state == "lazy" else len(_kernels.default_units()))

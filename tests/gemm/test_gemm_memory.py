@@ -8,6 +8,7 @@ import cupy
 import numpy as np
 import pytest
 from helpers.cases import Case
+from helpers.foreign_arrays import ByDLPack, ByInterface
 from helpers.gpu import DENSE, GROUP_LAYOUTS, Layout, Placed, multiply, poisoned
 
 from cupy_w4a16 import gemm
@@ -166,33 +167,8 @@ def test_empty_sizes(config: Any, m: int, n: int, k: int) -> None:
 # --- arrays of other libraries ---
 
 
-class InterfaceArray:
-    """Another library's GPU array that speaks the CUDA array interface alone."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return dict(self._array.__cuda_array_interface__)
-
-
-class DLPackArray:
-    """Another library's GPU array that speaks DLPack alone."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __dlpack__(self, *args: Any, **keywords: Any) -> Any:
-        return self._array.__dlpack__(*args, **keywords)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        device_type, device = self._array.__dlpack_device__()
-        return int(device_type), int(device)
-
-
 @pytest.mark.parametrize("case", [Case(40, 136, 300, zeros="uint8", bias=True, config=NAMED[0])], ids=str)
-@pytest.mark.parametrize("wrap", [InterfaceArray, DLPackArray])
+@pytest.mark.parametrize("wrap", [ByInterface, ByDLPack])
 def test_foreign_arrays_come_in_and_out_without_a_copy(case: Case, wrap: Any) -> None:
     arguments = case.arguments()
     placed = [Placed(x) for x in arguments]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Iterator
+from itertools import chain, product
 from typing import Any
 
 import cupy
@@ -10,39 +11,61 @@ import numpy as np
 import pytest
 from helpers.cases import DTYPES, ZEROS, Case, valid, wide_scales
 from helpers.configs import CONFIGS, KERNEL_OPTIONS, SHARING_CONFIGS
-from helpers.covering import covering, pairs_of
+from helpers.covering import Row, covering, pairs_of
 from helpers.gpu import Placed, multiply, poisoned
 
-from cupy_w4a16 import dequantize, gemm, quantize
+from cupy_w4a16 import choose_config, dequantize, gemm, quantize
 from cupy_w4a16._config import NAMED_CONFIGS
+from cupy_w4a16.bench.shapes import MODEL_SHAPES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("compiled")]
 
 NAMED = tuple(NAMED_CONFIGS.values())
 LARGEST_PAIR = max(SHARING_CONFIGS, key=lambda config: config.tile_n * config.tile_m)
-# Kinds of weight that every configuration meets; the others are spread over the configurations.
-KINDS: tuple[dict[str, Any], ...] = (
-    {},
-    {"group_size": 64},
-    {"group_size": 32, "zeros": "uint8"},
-    {"dtype": "bfloat16"},
-)
+# Kinds of weight that every configuration meets, beside integer zeros of small groups.
+KINDS: tuple[Row, ...] = ({}, {"group_size": 64}, {"zeros": "uint8"}, {"dtype": "bfloat16"})
+FLOAT_ZEROS = tuple(product(DTYPES, ("float", "float32")))  # one of these for every fourth configuration
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096)
 
-# --- identity activations: the dequantised weights themselves ---
+# --- identity activations: the dequantized weights themselves ---
+
+
+def kinds_of_configs() -> Iterator[Row]:
+    for i, config in enumerate(CONFIGS):
+        yield from ({"config": config} | kind for kind in KINDS)
+        small = Case(1, 1, 1, 32, zeros="uint8", config=config)
+        yield {"config": config, "zeros": "uint8", "group_size": 32 if valid([small]) else 64}
+        if i % 4 == 0:
+            dtype, zeros = FLOAT_ZEROS[i // 4 % len(FLOAT_ZEROS)]
+            yield {"config": config, "dtype": dtype, "zeros": zeros}
+
+
+def heuristic_picks() -> Iterator[Row]:
+    """All that `gemm` chooses for the usual weights of models' layers, by itself and dependent."""
+    kinds = product((32, 64, 128), DTYPES, (None, "uint8"))
+    for (group_size, dtype, zeros), m, shape in product(kinds, TOKENS, MODEL_SHAPES):
+        weight = {"group_size": group_size, "dtype": dtype, "zeros": zeros}
+        problem = Case(m, *shape, **weight).problem
+        yield from ({"config": choose_config(problem, 132, pdl)} | weight for pdl in (False, True))
+
+
+def spread_kinds() -> list[Row]:
+    """Pairs of what a weight may be, and each with the kinds of configurations."""
+    weights = {"group_size": (32, 64, 128, 256, -1), "dtype": DTYPES, "zeros": ZEROS}
+    kinds = ("family", "shares_block")
+    return covering(
+        {"config": CONFIGS} | weights,
+        [*pairs_of(weights), *product(kinds, weights)],
+        is_valid=lambda row: bool(valid([Case(1, 1, 1, **row)])),
+        traits=lambda row: {kind: getattr(row["config"], kind) for kind in kinds},
+    )
 
 
 def identity_cases() -> list[Case]:
-    weights = {"group_size": (32, 64, 128, 256, -1), "dtype": DTYPES, "zeros": ZEROS}
-    kinds = ("family", "shares_block")
-    spread = covering(
-        {"config": CONFIGS} | weights,
-        [*pairs_of(weights), *product(kinds, weights)],
-        traits=lambda row: {kind: getattr(row["config"], kind) for kind in kinds},
-    )
-    rows = [{"config": config} | kind for config in CONFIGS for kind in KINDS]
-    rows += [row for row in spread if row not in rows]
+    rows = chain(kinds_of_configs(), heuristic_picks(), spread_kinds())
+    cases = dict.fromkeys(valid(Case(416, 336, 416, **row) for row in rows))
     # 336 columns: bulk copies serve all dtypes of zeros; 328: not uint8; 331: no bulk copy, no TMA store.
-    return valid(Case(416, (336, 328, 331)[i % 3], 416, seed=i, **row) for i, row in enumerate(rows))
+    return [case.with_(n=(336, 328, 331)[i % 3], seed=i) for i, case in enumerate(cases)]
 
 
 @pytest.mark.parametrize("case", identity_cases(), ids=str)

@@ -1,26 +1,48 @@
-"""Random problems: sizes, options, kernels and layouts drawn together, and shrunk where one fails."""
+"""Random problems: sizes, options, kernels, layouts and calls drawn together, and shrunk where one fails."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
 
 import pytest
-from helpers.cases import Case, valid
+from helpers.cases import DTYPES, Case, valid
 from helpers.configs import paired_kernels
-from helpers.gpu import Layout, multiply
+from helpers.gpu import Layout, Way, multiply
+
+from cupy_w4a16 import choose_config
+from cupy_w4a16._normalised import takes_normalised
 
 CHUNKS, PROBLEMS = 8, 250  # 2,000 in all
 SHRINKS = 300  # problems tried to find a simpler one that fails too
+# Weights whose kernel the heuristic chooses; with more kinds there would be more kernels to compile.
+USUAL = tuple(
+    Case(1, 1, 1, group_size, dtype, zeros)
+    for group_size, dtype, zeros in product((32, 64, 128), DTYPES, (None, "uint8"))
+)
 
-Drawn = tuple[Case, Layout]
+
+class Drawn(NamedTuple):
+    """One problem: a product, how its arrays lie, and how it is asked for."""
+
+    case: Case
+    layout: Layout
+    way: Way
+
+    @property
+    def named(self) -> Case:
+        """The case with the configuration that it gets."""
+        config = self.case.config or choose_config(self.case.problem, 132, self.way.pdl)
+        return self.case.with_(config=config)
 
 
 def drawn(rng: random.Random) -> Drawn:
-    """A kernel, sizes of a few tiles with as many ragged as round ones, options, and a layout."""
-    case = rng.choice(paired_kernels())
+    """A kernel or none, sizes of a few tiles with as many ragged as round ones, options, layout and way."""
+    case = rng.choice((*paired_kernels(), *USUAL))
     group_size = rng.choice((128, 256, 1024, -1)) if case.group_size == 128 else case.group_size
     zeros = rng.choice(("uint8", "int8")) if case.zeros == "uint8" else case.zeros
     case = case.with_(
@@ -47,21 +69,28 @@ def drawn(rng: random.Random) -> Drawn:
         out_offset=rng.choice((0, 0, 8, 1)),
         out_gap=rng.choice((0, 0, 8, 3)),
     )
-    return case, layout
+    way = Way(rng.random() < 0.3, rng.random() < 0.5, rng.random() < 0.3)
+    problem = Drawn(case, layout, way)
+    if takes_normalised(problem.named.config, case.problem):
+        return problem._replace(way=replace(way, linear=False))  # its kernel is test_normalised.py's
+    return problem
 
 
 def simpler(problem: Drawn) -> Iterator[Drawn]:
-    """The problem with one size smaller, or one option or stride plain."""
-    case, layout = problem
+    """The problem with its kernel named, with one size smaller, or with one option, stride or way plain."""
+    case, layout, way = problem
+    if case.config is None:
+        yield problem._replace(case=problem.named)
     for name in ("m", "n", "k"):
         size = getattr(case, name)
-        yield from (
-            (replace(case, **{name: s}), layout) for s in sorted({1, size // 2, size - 1}) if 0 < s < size
-        )
+        sizes = (s for s in sorted({1, size // 2, size - 1}) if 0 < s < size)
+        yield from (problem._replace(case=replace(case, **{name: s})) for s in sizes)
     for name in ("bias", "alpha", "activation", "float32_out", "zeros", "dtype", "group_size", "seed"):
-        yield from ((plainer, layout) for plainer in valid(_plainer(case, name)))
+        yield from (problem._replace(case=plainer) for plainer in valid(_plainer(case, name)))
     for each in fields(layout):
-        yield from ((case, plainer) for plainer in _plainer(layout, each.name))
+        yield from (problem._replace(layout=plainer) for plainer in _plainer(layout, each.name))
+    for each in fields(way):
+        yield from (problem._replace(way=plainer) for plainer in _plainer(way, each.name))
 
 
 def _plainer(x: Any, name: str) -> Iterator[Any]:
@@ -87,32 +116,55 @@ def shrunk(problem: Drawn, fails: Callable[[Drawn], str | None]) -> tuple[Drawn,
 
 def failure(problem: Drawn) -> str | None:
     """How the product is wrong, or None. (Errors of the GPU are raised: nothing runs after one.)"""
-    case, layout = problem
-    arguments = case.arguments()
+    arguments = problem.case.arguments()
     try:
-        case.check(multiply(case, arguments, layout), arguments)
+        c = multiply(problem.case, arguments, problem.layout, problem.way)
+        problem.case.check(c, arguments)
     except AssertionError as error:
         return str(error)
     return None
 
 
+def problems(chunk: int) -> list[Drawn]:
+    rng = random.Random(chunk)
+    return [drawn(rng) for _ in range(PROBLEMS)]
+
+
+@cache
+def kernels() -> tuple[Case, ...]:
+    """A case for each kernel that is drawn."""
+    cases = (problem.named for chunk in range(CHUNKS) for problem in problems(chunk))
+    return tuple({case.kernel.name: case for case in cases}.values())
+
+
 @pytest.mark.gpu
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("kernels", [paired_kernels()], ids=["paired"])  # seen by the fixture
+@pytest.mark.parametrize("kernels", [kernels()], ids=["drawn"])  # seen by the fixture
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_problems_lie_within_the_derived_bounds(chunk: int, kernels: tuple[Case, ...]) -> None:
-    rng = random.Random(chunk)
-    for _ in range(PROBLEMS):
-        problem = drawn(rng)
+    for problem in problems(chunk):
         if failure(problem) is not None:
-            (case, layout), how = shrunk(problem, failure)
-            pytest.fail(f"{case!r}\n{layout!r}\n{how}")
+            simplest, how = shrunk(problem, failure)
+            pytest.fail("\n".join(map(str, (*map(repr, simplest), how))))
 
 
 def test_shrinking_finds_the_size_and_option_that_matter() -> None:
+    def fails(problem: Drawn) -> str | None:
+        case, layout, way = problem
+        return "wrong" if case.n > 77 and layout.out_gap and way.pdl else None
+
     rng = random.Random(0)
-    problem = next(p for p in iter(lambda: drawn(rng), None) if p[0].n > 100 and p[1].out_gap and p[0].bias)
-    (case, layout), how = shrunk(problem, lambda p: "wrong" if p[0].n > 77 and p[1].out_gap else None)
+    problem = next(p for p in iter(lambda: drawn(rng), None) if fails(p) and p.case.n > 100 and p.case.bias)
+    (case, layout, way), how = shrunk(problem, fails)
     assert how == "wrong"
     assert (case.m, case.n, case.k, case.bias) == (1, 78, 1, False)
-    assert layout == Layout(out_gap=problem[1].out_gap)
+    assert layout == Layout(out_gap=problem.layout.out_gap)
+    assert way == Way(pdl=True)
+
+
+def test_kernel_of_the_heuristic_is_named_before_sizes_shrink() -> None:
+    rng = random.Random(0)
+    problem = next(p for p in iter(lambda: drawn(rng), None) if p.case.config is None and p.way.pdl)
+    simplest, how = shrunk(problem, lambda p: "wrong" if p.named.config == problem.named.config else None)
+    assert how == "wrong"
+    assert simplest.case == Case(1, 1, 1, config=problem.named.config)

@@ -1,10 +1,7 @@
-"""When the kernels run: on CuPy's current stream, from many threads, in graphs, and in forked children."""
+"""When the kernels run: on CuPy's current stream, from many threads and in graphs."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -202,35 +199,3 @@ def test_calls_at_the_same_addresses_are_not_taken_for_each_other(cases: tuple[C
             a, b_packed, scales, None, case.group_size, bias=bias, out=out, config=case.config, **case.options
         )
         case.check(cupy.asnumpy(out), arguments)
-
-
-FORK = """
-import os
-import cupy_w4a16
-child = os.fork()
-if child:
-    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-import cupy
-from cupy_w4a16.testing import assert_gemm_close, make_problem
-problem = make_problem(5, 72, 104)
-arrays = [cupy.asarray(x) for x in problem[:3]]
-assert_gemm_close(cupy.asnumpy(cupy_w4a16.gemm(*arrays)), *problem)
-print("the child is done", flush=True)
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("compile_mode", ["import", "lazy"])
-def test_a_child_forked_after_import_can_use_the_gpu(compile_mode: str) -> None:
-    environment = os.environ | {"CUPY_W4A16_COMPILE": compile_mode}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    ran = subprocess.run(
-        [sys.executable, "-c", FORK],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "the child is done" in ran.stdout

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 
-from cupy_w4a16 import GemmConfig, GemmProblem, _build, choose_config, compile_kernels
+from cupy_w4a16 import GemmConfig, GemmProblem, choose_config, compile_kernels
 from cupy_w4a16._dtypes import FLOAT32, HALF_DTYPES, dtype_of
 from cupy_w4a16._kernels import Kernel, kernel_for, unit_for
 from cupy_w4a16._validity import is_valid
@@ -139,5 +138,4 @@ def wide_scales(case: Case, shape: tuple[int, ...]) -> Any:
 def compile_for(cases: Iterable[Case]) -> None:
     """Fill the cache with what these cases run, in as many processes as there are cores."""
     units = {unit.name: unit for unit in (unit_for(case.kernel) for case in cases)}
-    with mock.patch.object(_build, "WORKERS", len(os.sched_getaffinity(0))):
-        compile_kernels(units.values(), progress=False)
+    compile_kernels(units.values(), progress=False, workers=len(os.sched_getaffinity(0)))

@@ -38,7 +38,6 @@ _OTHERS = [
     GemmConfig(160, 8, split_k_cluster=2),  # and here a unit a thread
     GemmConfig(160, 32, split_k_cluster=2, warpgroups_n=1, scale_on="accumulators"),
     GemmConfig(16, 2, family="mma", scale_on="accumulators", stages=4),
-    GemmConfig(64, 8, family="mma", scale_on="accumulators", split_k_warpgroups=2, stages=1),
 ]
 
 TABLE = (*LAUNCHER_CONFIGS, *EXTRA_CONFIGS)

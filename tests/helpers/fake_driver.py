@@ -6,6 +6,7 @@ Arrays are real `cupy.ndarray` objects over addresses that nothing reads.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,6 +27,11 @@ def on_gpu(shape: Any, dtype: Any, at: int, strides: Any = None, device: int = 0
     """A CuPy array that claims to lie at `at`."""
     memory = cupy.cuda.UnownedMemory(at, 1 << 50, None, device)
     return cupy.ndarray(shape, dtype, memptr=cupy.cuda.MemoryPointer(memory, 0), strides=strides)
+
+
+def no_device() -> int:
+    """In place of a call of CUDA's runtime: there is no GPU."""
+    raise cupy.cuda.runtime.CUDARuntimeError(100)  # cudaErrorNoDevice
 
 
 def _attribute(attribute: LaunchAttribute) -> tuple[int, tuple[int, ...]]:
@@ -135,12 +141,13 @@ class Stream:
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     """A fake driver, Hopper GPU and loaded kernels in place of the real ones; `gemm` remembers nothing."""
     fake = FakeDriver()
+    functions = itertools.count(0x7F00)  # one for each kernel, so that launches tell them apart
 
     @cache
     def load(kernel: Any, device: int) -> LoadedKernel:
         size = kernel.config.cluster_size
         return LoadedKernel(
-            kernel.name, 0x7F00, None, kernel.threads, kernel.smem_bytes, size, MAX_CLUSTERS // size
+            kernel.name, next(functions), None, kernel.threads, kernel.smem_bytes, size, MAX_CLUSTERS // size
         )
 
     monkeypatch.setattr(_driver, "library", lambda: fake)

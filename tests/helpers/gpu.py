@@ -12,7 +12,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from cupy_w4a16 import gemm
+from cupy_w4a16 import Linear, gemm, workspace_bytes
 
 from .cases import Arguments, Case, differences
 
@@ -78,6 +78,35 @@ class Layout:
 
 DENSE = Layout()
 
+
+@dataclass(frozen=True)
+class Way:
+    """How a product is asked for."""
+
+    linear: bool = False
+    pdl: bool = False
+    workspace: bool = False  # the caller's, for `gemm`
+
+    def call(self, case: Case, a: Any, b_packed: Any, scales: Any, zeros: Any, *, bias: Any, out: Any) -> Any:
+        weight = b_packed, scales, zeros, case.group_size
+        if self.linear:
+            layer = Linear(*weight, k=case.k, bias=bias, dtype=case.out_dtype, pdl=self.pdl, **case.options)
+            return layer(a, out, case.config)
+        if self.pdl:
+            cupy.cuda.get_current_stream().synchronize()  # weights must be complete
+        room = Placed(np.full(workspace_bytes(case.problem), POISON, np.uint8)) if self.workspace else None
+        workspace = None if room is None else room.array
+        c = gemm(
+            a, *weight, bias=bias, out=out, config=case.config, workspace=workspace, pdl=self.pdl,
+            **case.options,
+        )  # fmt: skip
+        if room is not None:
+            room.download()  # which sees what was written beside it
+        return c
+
+
+GEMM = Way()
+
 # Groups' rows apart, or where they begin at no multiple of 16 bytes; blocks of weights apart.
 GROUP_LAYOUTS = (
     DENSE,
@@ -89,8 +118,8 @@ GROUP_LAYOUTS = (
 )
 
 
-def multiply(case: Case, arguments: Arguments, layout: Layout = DENSE) -> Any:
-    """`gemm` of a case into a poisoned `out`, on NumPy; neither inputs nor surroundings may be written."""
+def multiply(case: Case, arguments: Arguments, layout: Layout = DENSE, way: Way = GEMM) -> Any:
+    """The product of a case in a poisoned `out`, on NumPy; neither inputs nor surroundings may be written."""
     a, b_packed, scales, zeros, bias = arguments
     blocks_k = b_packed.shape[1] + layout.b_gap
     placed = Arguments(
@@ -102,9 +131,7 @@ def multiply(case: Case, arguments: Arguments, layout: Layout = DENSE) -> Any:
     )
     out = _rows(poisoned(case), layout.out_gap, layout.out_offset)
     arrays = [None if each is None else each.array for each in placed]
-    returned = gemm(
-        *arrays[:4], case.group_size, bias=arrays[4], config=case.config, out=out.array, **case.options
-    )
+    returned = way.call(case, *arrays[:4], bias=arrays[4], out=out.array)
     assert returned is out.array
     c = out.download()
     for each in placed:

@@ -7,22 +7,17 @@ from typing import Any
 import cupy
 import numpy as np
 
-from cupy_w4a16 import Linear, pack
+from cupy_w4a16 import Linear
 from cupy_w4a16.testing import make_problem
+
+from .whole_numbers import whole_numbers
 
 M, N, K = 5, 200, 384
 
 
 def made(zeros: str | None = None, group_size: int = 128, k: int = K, **options: Any) -> tuple[Any, Linear]:
-    """Activations and a `Linear` on NumPy of whole numbers: sums in any order are the same."""
-    rng = np.random.default_rng(1)
-    rows = 1 if group_size == -1 else -(-k // group_size)
-    q = rng.integers(0, 16, (k, N), dtype=np.uint8)
-    scales = rng.choice([-1, 1, 2], (rows, N)).astype(np.float16)
-    zero = None if zeros is None else rng.integers(0, 17, (rows, N)).astype(zeros)
-    bias = rng.integers(-4, 5, N).astype(np.float16)
-    a = rng.integers(-1, 2, (M, k)).astype(np.float16)
-    return a, Linear(pack(q), scales, zero, group_size, k=k, bias=bias, **{"dtype": "float32", **options})
+    """Activations and a `Linear` on NumPy whose results hold exact sums: parts add up to the whole."""
+    return whole_numbers(N, k, group_size, zeros, m=M, **{"dtype": "float32", **options})
 
 
 def real(m: int = 16, **options: Any) -> tuple[Any, Linear]:

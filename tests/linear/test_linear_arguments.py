@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.linears import K, M, N, made
 
-from cupy_w4a16 import GemmConfig, Linear, dequantize
+from cupy_w4a16 import GemmConfig, Linear, dequantize, quantize
 from cupy_w4a16.testing import make_problem
 
 
@@ -41,9 +41,23 @@ def test_k_that_is_not_in_features() -> None:
     ):
         layer(a[:, :300])
     a, layer = made(k=300)
-    with pytest.raises(ValueError, match="in_features, 300"):
+    with pytest.raises(ValueError, match=r"in_features, 300$"):
         layer(np.zeros((1, K), np.float16))
     np.testing.assert_array_equal(layer(a), (a.astype(np.float32) @ weight_of(layer)) + layer.bias)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "k", "inferred", "wrong"),
+    [(128, 300, 384, 250), (32, 300, 320, 288), (-1, 300, 384, 250)],
+)
+def test_k_that_was_to_be_passed_is_named(group_size: int, k: int, inferred: int, wrong: int) -> None:
+    weight = quantize(np.ones((k, 64), np.float16), group_size)
+    layer = Linear(*weight)
+    message = f"in_features, {inferred}, as .* whole groups; for a weight of {k} rows make .* with k={k}$"
+    with pytest.raises(ValueError, match=message):
+        layer(np.ones((2, k), np.float16))
+    with pytest.raises(ValueError, match=f"in_features, {inferred}$"):
+        layer(np.ones((2, wrong), np.float16))
 
 
 def test_k_of_none_is_whole_groups() -> None:

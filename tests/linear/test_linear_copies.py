@@ -9,9 +9,10 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
+from helpers.fake_driver import no_device
 from helpers.linears import K, M, N, assert_same, made, real
 
-from cupy_w4a16 import Linear
+from cupy_w4a16 import Linear, UnsupportedDeviceError
 
 
 @pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy, copy.deepcopy])
@@ -47,6 +48,15 @@ def test_gpu_that_is_not_there_is_named(
 ) -> None:
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
     with pytest.raises(error, match=message):
+        made()[1].to_device(device)
+
+
+@pytest.mark.parametrize("device", [None, 0])
+def test_moving_to_a_gpu_that_no_machine_has_says_why(
+    device: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", no_device)
+    with pytest.raises(UnsupportedDeviceError, match="no CUDA GPU can be used: cudaErrorNoDevice"):
         made()[1].to_device(device)
 
 

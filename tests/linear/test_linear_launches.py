@@ -31,6 +31,7 @@ def test_launch_is_that_of_gemm(driver: FakeDriver, options: dict[str, Any]) -> 
     for _ in range(2):
         assert layer(a, out=out) is out
         assert driver.last == driver.launches[0]
+    assert len(driver.launches) == 3
 
 
 @pytest.mark.parametrize(
@@ -86,15 +87,13 @@ def test_memory_used_again_for_something_else_gets_a_launch_of_its_own(
 
 def test_each_stream_and_config_has_its_launch(driver: FakeDriver) -> None:
     layer, a, out = on_a_gpu(), activations(), result()
-    configs = (GemmConfig(128, 16), GemmConfig(128, 32))
-    for stream, config in ((1, configs[0]), (2, configs[0]), (1, configs[1]), (1, configs[0])):
+    one, other = GemmConfig(128, 16), GemmConfig(128, 32)
+    for stream, config, alike in ((1, one, 0), (2, one, 0), (1, other, 2), (1, one, 0)):
         Stream.ptr = stream
         layer(a, out, config)
-        assert (driver.last.stream, driver.last.smem_bytes) == (stream, driver.launches[0].smem_bytes) or (
-            config is configs[1]
-        )
+        assert (driver.last.stream, driver.last.function) == (stream, driver.launches[alike].function)
     assert driver.launches[3] == driver.launches[0]
-    assert len({(each.stream, each.smem_bytes) for each in driver.launches}) == 3
+    assert len({(each.stream, each.function) for each in driver.launches}) == 3
 
 
 def test_caches_are_bounded(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.whole_numbers import whole_numbers
 
-from cupy_w4a16 import GemmConfig, Linear, dequantize, from_gptq, load, pack, save
+from cupy_w4a16 import GemmConfig, Linear, dequantize, from_gptq, load, save
 from cupy_w4a16.testing import make_problem
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -18,14 +19,12 @@ M, N, K = 5, 200, 300
 
 def made(k: int = K, dtype: Any = np.float16, **options: Any) -> tuple[Any, Any, Linear]:
     """Activations, the weight in its own order (k, n), and its Linear; whole numbers, so that sums agree."""
-    rng = np.random.default_rng(1)
-    q = rng.integers(0, 16, (k, N), dtype=np.uint8)
-    scales = rng.choice([-1, 1, 2], (-(-k // 32), N)).astype(dtype)
-    perm = rng.permutation(k)
-    layer = Linear(pack(q), scales, None, 32, k=k, perm=perm, **{"dtype": "float32", **options})
+    perm = np.random.default_rng(2).permutation(k)
+    options = {"bias": None, "dtype": "float32", **options}
+    a, layer = whole_numbers(N, k, 32, m=M, half=dtype, perm=perm, **options)
     w = np.empty((k, N), np.float32)
-    w[perm] = dequantize(layer.b_packed, scales, None, 32, k=k, dtype="float32")
-    return rng.integers(-1, 2, (M, k)).astype(dtype), w, layer
+    w[perm] = dequantize(layer.b_packed, layer.scales, None, 32, k=k, dtype="float32")
+    return a, w, layer
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])

@@ -61,10 +61,10 @@ def test_capture_of_a_kernel_never_loaded_asks_for_a_warm_up() -> None:
 
 
 @pytest.mark.gpu
-def test_copy_inside_a_capture_wants_a_workspace() -> None:
+def test_copy_inside_a_capture_wants_a_workspace_or_a_linear() -> None:
     a, layer = real(pdl=False)  # as gemm: the same config
     expected = cupy.asnumpy(layer(a))
-    odd, out = shifted(a), cupy.empty((16, 512), cupy.float16)
+    odd, out, by_layer = shifted(a), *(cupy.empty((16, 512), cupy.float16) for _ in range(2))
     weight = (layer.b_packed, layer.scales, None, 128)
     workspace = cupy.empty(workspace_bytes(GemmProblem(16, 512, 512)), cupy.uint8)
     np.testing.assert_array_equal(cupy.asnumpy(gemm(odd, *weight, workspace=workspace)), expected)
@@ -76,11 +76,17 @@ def test_copy_inside_a_capture_wants_a_workspace() -> None:
         with pytest.raises(W4A16Error, match="pass an aligned a, or workspace="):
             gemm(odd, *weight, out=out)
         gemm(odd, *weight, out=out, workspace=workspace)
+        layer(odd, out=by_layer)
         graph = stream.end_capture()
-    out.data.memset_async(0xFF, out.nbytes, stream)
-    graph.launch(stream)
-    stream.synchronize()
-    np.testing.assert_array_equal(cupy.asnumpy(out), expected)
+        others = [cupy.zeros(a.shape, a.dtype) for _ in range(8)]  # what the pool has, if it were the copy's
+    for _ in range(2):
+        for x in (out, by_layer):
+            x.data.memset_async(0xFF, x.nbytes, stream)
+        graph.launch(stream)
+        stream.synchronize()
+        for x in (out, by_layer):
+            np.testing.assert_array_equal(cupy.asnumpy(x), expected)
+    assert all(not cupy.asnumpy(other).any() for other in others), "a replay wrote to memory of others"
 
 
 @pytest.mark.gpu
